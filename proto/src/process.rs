@@ -1,0 +1,105 @@
+//! Messages on a processor component's control socket: how `testbed` starts a
+//! program and hears of its end. The socket is local (Unix, stream); frames
+//! are a little-endian u32 length and the encoded message, and the program's
+//! standard descriptors 0, 1, 2 travel beside [`ControlRequest::Spawn`] as
+//! `SCM_RIGHTS`.
+
+use crate::ProcessId;
+use serde::{Deserialize, Serialize};
+
+/// Which line goes when a set is full.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum Policy {
+    /// Oldest first.
+    #[default]
+    Fifo,
+    /// Any.
+    Random,
+    /// Oldest first, but a line that was missed again soon after it was
+    /// evicted is kept for another round.
+    Reuse,
+}
+
+/// Shape of an ExCache.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CacheConfig {
+    /// Bytes in all.
+    pub size: u64,
+    /// Bytes in a line: a power of two from 4 KiB to 2 MiB.
+    pub line: u64,
+    /// Lines in a set.
+    pub ways: u32,
+    /// Replacement.
+    pub policy: Policy,
+    /// Most lines fetched ahead by one miss; 0 turns prefetch off.
+    pub prefetch: u32,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        CacheConfig { size: 256 << 20, line: 4096, ways: 64, policy: Policy::Fifo, prefetch: 16 }
+    }
+}
+
+/// A program to start.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Spawn {
+    /// Path of the image, inside the storage component's root.
+    pub program: Vec<u8>,
+    /// Arguments, the name first.
+    pub argv: Vec<Vec<u8>>,
+    /// Environment, `NAME=value`.
+    pub envp: Vec<Vec<u8>>,
+    /// Working directory, absolute, inside the storage component's root.
+    pub cwd: Vec<u8>,
+    /// File-creation mask.
+    pub umask: u32,
+    /// Its cache.
+    pub cache: CacheConfig,
+}
+
+/// From `testbed` to a processor component.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ControlRequest {
+    /// Starts a program; one per connection. Closing the connection ends it.
+    Spawn(Spawn),
+    /// Sends it a signal.
+    Signal(i32),
+}
+
+/// From a processor component to `testbed`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum ControlReply {
+    /// It runs.
+    Started {
+        /// Its identity.
+        process: ProcessId,
+        /// Its host process.
+        pid: i32,
+    },
+    /// It could not be started: what and why, for people.
+    Failed {
+        /// The message.
+        message: String,
+        /// Exit status to use: 126 not executable, 127 not found, 125 else.
+        status: i32,
+    },
+    /// It ended.
+    Ended {
+        /// How.
+        end: End,
+        /// Its statistics as JSON, where it could still give them.
+        stats: Option<String>,
+        /// Where the system, not the program, ended it: what and why.
+        message: Option<String>,
+    },
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum End {
+    /// exit(2) with this status.
+    Exit(i32),
+    /// Killed by this signal.
+    Signal(i32),
+}
