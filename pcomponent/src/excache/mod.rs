@@ -1,0 +1,414 @@
+//! The ExCache: the processor component's DRAM as a software-managed,
+//! virtually indexed cache of lines, sets x ways. A hit costs nothing (the
+//! host's page table looks it up); everything here is about misses.
+//!
+//! This module is the cache's *directory*: which line is in which way and in
+//! what state. It moves no data and makes no system call; see `memory` for
+//! that.
+//!
+//! # States and who may change them
+//!
+//! ```text
+//!            begin_fetch               finish_fetch
+//!   (absent) ───────────▶ Fetching ─────────────────▶ Resident ──┐
+//!       ▲                    │ abandon                  │        │ mark_dirty
+//!       └────────────────────┴──── finish_evict ◀── Evicting ◀───┘ pick_victims, take
+//! ```
+//!
+//! `Fetching` and `Evicting` are *busy*: exactly one thread, the one that
+//! brought the line there, owns it and will end the state; everyone else who
+//! wants the line waits on the set's condition variable, so misses to one line
+//! join one fetch, and a write to a line under eviction waits until its bytes
+//! are safe at the memory component and then fetches them back.
+//!
+//! # Locks
+//!
+//! One lock per set, a leaf: no other lock is taken and no program memory is
+//! touched under it. `pick_victims` takes several sets' locks one after the
+//! other, never two at once, all but the first by `try_lock`. A busy line's
+//! owner holds no set lock while it works.
+
+mod policy;
+mod set;
+#[cfg(test)]
+mod tests;
+
+use set::{Set, State};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A line of the program's address space: address / line size.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LineNo(pub u64);
+
+/// A way that holds a line; valid while the line is busy and owned by us.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot {
+    set: u32,
+    way: u32,
+}
+
+/// A line on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Victim {
+    /// Where it is.
+    pub slot: Slot,
+    /// Which line.
+    pub line: LineNo,
+    /// Whether it may differ from what the memory component has.
+    pub dirty: bool,
+}
+
+/// What a miss finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// The line is ours to fetch: end with `finish_fetch` or `abandon`.
+    Fetch(Slot),
+    /// It is here already.
+    Resident {
+        /// Writes to it are let through already.
+        dirty: bool,
+    },
+    /// Another thread is fetching or evicting it.
+    Busy,
+    /// Its set has no free way.
+    Full,
+}
+
+/// Size of a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Line size as a power of two.
+    pub line_shift: u32,
+    /// Number of sets.
+    pub sets: u32,
+    /// Lines in a set.
+    pub ways: u32,
+}
+
+/// Fewest ways: an instruction can touch six lines at once (two of code, two
+/// pairs of data) and all of them may fall into one set.
+pub const MIN_WAYS: u32 = 8;
+/// Fewest lines in a cache: enough for a handful of threads to make progress.
+pub const MIN_LINES: u64 = 32;
+
+/// A shape that can't be built, and the cure.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ShapeError {
+    /// Not a power of two, or out of range.
+    #[error("a cache line of {0} bytes is not a power of two from 4 KiB to 2 MiB (--line)")]
+    Line(u64),
+    /// Too few ways.
+    #[error("a set needs at least {MIN_WAYS} ways: an instruction can touch six lines (--ways)")]
+    Ways,
+    /// Too small.
+    #[error(
+        "a cache of {size} bytes holds {lines} lines of {line} bytes; it needs at least {MIN_LINES}: give --cache {} or more", MIN_LINES * line
+    )]
+    Size {
+        /// Asked.
+        size: u64,
+        /// Lines in it.
+        lines: u64,
+        /// Line size.
+        line: u64,
+    },
+    /// Too large for the directory.
+    #[error("a cache of {0} bytes is more than this directory can index (--cache)")]
+    Huge(u64),
+}
+
+impl Shape {
+    /// The shape of a cache of at most `size` bytes. Where the ways don't
+    /// divide the lines, the cache is made smaller, never larger: the size is
+    /// a bound.
+    ///
+    /// # Errors
+    /// [`ShapeError`].
+    pub fn new(size: u64, line: u64, ways: u32) -> Result<Shape, ShapeError> {
+        if !line.is_power_of_two() || !(4096..=2 << 20).contains(&line) {
+            return Err(ShapeError::Line(line));
+        }
+        if ways < MIN_WAYS {
+            return Err(ShapeError::Ways);
+        }
+        let lines = size / line;
+        if lines < MIN_LINES {
+            return Err(ShapeError::Size { size, lines, line });
+        }
+        let ways = u64::from(ways).min(lines);
+        let sets = u32::try_from(lines / ways).map_err(|_| ShapeError::Huge(size))?;
+        let ways = u32::try_from(ways).map_err(|_| ShapeError::Huge(size))?;
+        Ok(Shape { line_shift: line.trailing_zeros(), sets, ways })
+    }
+
+    /// Lines in all.
+    #[must_use]
+    pub fn lines(self) -> u64 {
+        u64::from(self.sets) * u64::from(self.ways)
+    }
+    /// Bytes in a line.
+    #[must_use]
+    pub fn line_size(self) -> u64 {
+        1 << self.line_shift
+    }
+}
+
+/// The directory.
+pub struct ExCache {
+    shape: Shape,
+    sets: Box<[Set]>,
+    resident: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl ExCache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(shape: Shape, policy: proto::process::Policy) -> ExCache {
+        let sets = (0..shape.sets).map(|n| Set::new(shape.ways, policy, n)).collect();
+        ExCache { shape, sets, resident: AtomicU64::new(0), peak: AtomicU64::new(0) }
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Lines that hold, or are about to hold, host memory: now and at most.
+    #[must_use]
+    pub fn occupancy(&self) -> (u64, u64) {
+        (self.resident.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))
+    }
+
+    fn set_of(&self, line: LineNo) -> usize {
+        // The index is below the number of sets, which is a u32.
+        (line.0 % u64::from(self.shape.sets)) as usize
+    }
+
+    fn lock(&self, set: usize) -> MutexGuard<'_, set::Ways> {
+        self.sets[set].ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(set: usize, way: usize) -> Slot {
+        Slot { set: set as u32, way: way as u32 }
+    }
+
+    /// A thread missed `line`.
+    pub fn begin_fetch(&self, line: LineNo) -> Begin {
+        let set = self.set_of(line);
+        let mut ways = self.lock(set);
+        match ways.find(line) {
+            Some(way) => match ways.state(way) {
+                State::Resident { dirty } => Begin::Resident { dirty },
+                _ => Begin::Busy,
+            },
+            None => match ways.claim(line) {
+                Some(way) => {
+                    let now = self.resident.fetch_add(1, Ordering::Relaxed) + 1;
+                    self.peak.fetch_max(now, Ordering::Relaxed);
+                    Begin::Fetch(Self::slot(set, way))
+                }
+                None => Begin::Full,
+            },
+        }
+    }
+
+    /// The line is installed; `dirty` says that writes to it are let through.
+    pub fn finish_fetch(&self, slot: Slot, dirty: bool) {
+        let mut ways = self.lock(slot.set as usize);
+        ways.set_state(slot.way as usize, State::Resident { dirty });
+        self.wake(slot.set as usize, ways);
+    }
+
+    /// The fetch came to nothing.
+    pub fn abandon(&self, slot: Slot) {
+        self.free(slot);
+    }
+
+    /// The victim's bytes are safe and its memory is gone.
+    pub fn finish_evict(&self, slot: Slot) {
+        self.free(slot);
+    }
+
+    /// The eviction of a line was called off: it stays as it was.
+    pub fn keep(&self, victim: Victim) {
+        self.finish_fetch(victim.slot, victim.dirty);
+    }
+
+    fn free(&self, slot: Slot) {
+        let mut ways = self.lock(slot.set as usize);
+        ways.release(slot.way as usize);
+        self.resident.fetch_sub(1, Ordering::Relaxed);
+        self.wake(slot.set as usize, ways);
+    }
+
+    fn wake(&self, set: usize, ways: MutexGuard<'_, set::Ways>) {
+        let waiting = ways.waiting > 0;
+        drop(ways);
+        if waiting {
+            self.sets[set].changed.notify_all();
+        }
+    }
+
+    /// Runs `lift`, which lets writes through to a resident clean line, and
+    /// marks it dirty. False if the line is not resident (any more). `lift`
+    /// runs under the set's lock so that an eviction either comes before it
+    /// (and the line is not resident) or sees the line dirty.
+    pub fn make_dirty<E>(
+        &self,
+        line: LineNo,
+        lift: impl FnOnce() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let mut ways = self.lock(self.set_of(line));
+        let Some(way) = ways.find(line) else { return Ok(false) };
+        match ways.state(way) {
+            State::Resident { dirty: true } => Ok(true),
+            State::Resident { dirty: false } => {
+                lift()?;
+                ways.set_state(way, State::Resident { dirty: true });
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Waits until `line` is not busy, or `limit` has passed (false).
+    #[must_use]
+    pub fn wait(&self, line: LineNo, limit: Duration) -> bool {
+        let set = self.set_of(line);
+        self.wait_set(set, limit, |ways| match ways.find(line) {
+            Some(way) => matches!(ways.state(way), State::Resident { .. }),
+            None => true,
+        })
+    }
+
+    /// Waits until the set of `line` has a way that is free or can be freed.
+    #[must_use]
+    pub fn wait_room(&self, line: LineNo, limit: Duration) -> bool {
+        self.wait_set(self.set_of(line), limit, |ways| !ways.all_busy())
+    }
+
+    fn wait_set(
+        &self,
+        set: usize,
+        limit: Duration,
+        ready: impl Fn(&set::Ways) -> bool,
+    ) -> bool {
+        let end = Instant::now() + limit;
+        let mut ways = self.lock(set);
+        while !ready(&ways) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            ways.waiting += 1;
+            let (again, _) = self.sets[set]
+                .changed
+                .wait_timeout(ways, left)
+                .unwrap_or_else(PoisonError::into_inner);
+            ways = again;
+            ways.waiting -= 1;
+        }
+        true
+    }
+
+    /// Chooses lines to evict: first from the set of `line`, if it is full,
+    /// then one from each of the following sets that are full too, up to
+    /// `most`. One batch then makes room for a run of neighbouring lines, and
+    /// costs each set one way. The victims are busy and the caller's.
+    pub fn pick_victims(&self, line: LineNo, most: usize, victims: &mut Vec<Victim>) {
+        let first = self.set_of(line);
+        if most > 0 {
+            let mut ways = self.lock(first);
+            self.pick_one(first, &mut ways, victims);
+        }
+        let sets = self.sets.len();
+        for step in 1..sets.min(most * 2) {
+            if victims.len() >= most {
+                break;
+            }
+            let set = (first + step) % sets;
+            if let Ok(mut ways) = self.sets[set].ways.try_lock() {
+                self.pick_one(set, &mut ways, victims);
+            }
+        }
+        // A cache of few sets gives several lines of its own instead.
+        for step in 0..sets {
+            let set = (first + step) % sets;
+            let share = most / 8 / sets;
+            if share == 0 {
+                break;
+            }
+            if let Ok(mut ways) = self.sets[set].ways.try_lock() {
+                for _ in 0..share {
+                    if victims.len() < most && !ways.mostly_busy() {
+                        if let Some(victim) = ways.evict() {
+                            victims.push(Self::victim(set, victim));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn pick_one(&self, set: usize, ways: &mut set::Ways, victims: &mut Vec<Victim>) {
+        if ways.is_full() {
+            if let Some(victim) = ways.evict() {
+                victims.push(Self::victim(set, victim));
+            }
+        }
+    }
+
+    fn victim(set: usize, (way, line, dirty): (usize, LineNo, bool)) -> Victim {
+        Victim { slot: Self::slot(set, way), line, dirty }
+    }
+
+    /// Takes one resident line for eviction, whatever its age. `None` if it is
+    /// absent or busy.
+    pub fn take(&self, line: LineNo) -> Option<Victim> {
+        let set = self.set_of(line);
+        let mut ways = self.lock(set);
+        let way = ways.find(line)?;
+        let State::Resident { dirty } = ways.state(way) else { return None };
+        ways.set_state(way, State::Evicting);
+        Some(Self::victim(set, (way, line, dirty)))
+    }
+
+    /// Takes every resident line in `[from, to)`, appending to `victims`.
+    pub fn take_range(&self, from: LineNo, to: LineNo, victims: &mut Vec<Victim>) {
+        if to.0.saturating_sub(from.0) <= self.shape.lines() {
+            victims.extend((from.0..to.0).filter_map(|n| self.take(LineNo(n))));
+            return;
+        }
+        for set in 0..self.sets.len() {
+            let mut ways = self.lock(set);
+            for way in 0..self.shape.ways as usize {
+                if let (line, State::Resident { dirty }) = (ways.line(way), ways.state(way)) {
+                    if from <= line && line < to {
+                        ways.set_state(way, State::Evicting);
+                        victims.push(Self::victim(set, (way, line, dirty)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The resident lines in `[from, to)`.
+    #[must_use]
+    pub fn resident_in(&self, from: LineNo, to: LineNo) -> u64 {
+        let mut count = 0;
+        for set in 0..self.sets.len() {
+            let ways = self.lock(set);
+            for way in 0..self.shape.ways as usize {
+                let line = ways.line(way);
+                if matches!(ways.state(way), State::Resident { .. }) && from <= line && line < to {
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+}

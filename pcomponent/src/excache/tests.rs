@@ -1,0 +1,210 @@
+//! The directory against a simple model, and its promises one by one.
+
+use super::*;
+use proptest::prelude::*;
+use proto::process::Policy;
+use std::collections::{HashMap, VecDeque};
+
+fn cache(sets: u32, ways: u32, policy: Policy) -> ExCache {
+    ExCache::new(Shape { line_shift: 12, sets, ways }, policy)
+}
+
+fn fetch(cache: &ExCache, line: u64) -> Begin {
+    let begin = cache.begin_fetch(LineNo(line));
+    if let Begin::Fetch(slot) = begin {
+        cache.finish_fetch(slot, false);
+    }
+    begin
+}
+
+#[test]
+fn shapes_are_bounds() {
+    let s = Shape::new(1 << 20, 4096, 64).unwrap();
+    assert_eq!((s.sets, s.ways, s.lines()), (4, 64, 256));
+    let odd = Shape::new(100 * 4096, 4096, 64).unwrap();
+    assert!(odd.lines() <= 100);
+    assert_eq!(Shape::new(40 * 4096, 4096, 64).unwrap().lines(), 40);
+    assert!(matches!(Shape::new(1 << 20, 5000, 64), Err(ShapeError::Line(5000))));
+    assert!(matches!(Shape::new(1 << 20, 4096, 4), Err(ShapeError::Ways)));
+    assert!(matches!(Shape::new(0, 4096, 64), Err(ShapeError::Size { lines: 0, .. })));
+}
+
+#[test]
+fn a_line_being_fetched_is_busy_for_others() {
+    let c = cache(1, 8, Policy::Fifo);
+    let Begin::Fetch(slot) = c.begin_fetch(LineNo(7)) else { panic!("absent line") };
+    assert_eq!(c.begin_fetch(LineNo(7)), Begin::Busy);
+    assert!(!c.wait(LineNo(7), Duration::from_millis(1)));
+    c.finish_fetch(slot, true);
+    assert_eq!(c.begin_fetch(LineNo(7)), Begin::Resident { dirty: true });
+}
+
+#[test]
+fn dirty_only_under_the_lock_and_only_while_resident() {
+    let c = cache(1, 8, Policy::Fifo);
+    fetch(&c, 1);
+    assert_eq!(c.make_dirty(LineNo(1), || Err("no")), Err("no"));
+    assert_eq!(c.begin_fetch(LineNo(1)), Begin::Resident { dirty: false });
+    assert_eq!(c.make_dirty(LineNo(1), || Ok::<_, ()>(())), Ok(true));
+    let victim = c.take(LineNo(1)).unwrap();
+    assert!(victim.dirty);
+    assert_eq!(c.make_dirty(LineNo(1), || Ok::<_, ()>(())), Ok(false));
+    assert_eq!(c.begin_fetch(LineNo(1)), Begin::Busy);
+    c.finish_evict(victim.slot);
+    assert!(matches!(c.begin_fetch(LineNo(1)), Begin::Fetch(_)));
+}
+
+#[test]
+fn a_batch_takes_one_line_of_each_full_set() {
+    let c = cache(16, 8, Policy::Fifo);
+    for line in 0..128 {
+        assert!(matches!(fetch(&c, line), Begin::Fetch(_)));
+    }
+    assert_eq!(fetch(&c, 128), Begin::Full);
+    let mut victims = Vec::new();
+    c.pick_victims(LineNo(128), 16, &mut victims);
+    let mut lines: Vec<u64> = victims.iter().map(|v| v.line.0).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, (0..16).collect::<Vec<_>>());
+    victims.iter().for_each(|v| c.finish_evict(v.slot));
+    assert_eq!(c.occupancy(), (112, 128));
+    assert!(matches!(fetch(&c, 128), Begin::Fetch(_)));
+}
+
+#[test]
+fn reuse_spares_what_came_back() {
+    let c = cache(1, 8, Policy::Reuse);
+    let evict_one = || {
+        let mut victims = Vec::new();
+        c.pick_victims(LineNo(0), 1, &mut victims);
+        victims.iter().for_each(|v| c.finish_evict(v.slot));
+        victims.first().map(|v| v.line.0)
+    };
+    (0..8).for_each(|line| {
+        fetch(&c, line);
+    });
+    assert_eq!(evict_one(), Some(0));
+    fetch(&c, 0); // came back: spared once
+    for expected in 1..8 {
+        assert_eq!(evict_one(), Some(expected));
+        fetch(&c, 100 + expected);
+    }
+    assert_eq!(evict_one(), Some(101), "line 0 was oldest but is spared");
+}
+
+#[test]
+fn ranges_are_taken_either_way() {
+    for far in [300u64, 1 << 30] {
+        let c = cache(4, 8, Policy::Random);
+        (0..32).for_each(|line| {
+            fetch(&c, line * 3 % 32);
+        });
+        let mut victims = Vec::new();
+        c.take_range(LineNo(10), LineNo(far), &mut victims);
+        assert_eq!(victims.len(), 22);
+        assert_eq!(c.resident_in(LineNo(0), LineNo(far)), 10);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// FIFO against a queue per set: same residents, same victims, never more
+    /// lines than the shape has.
+    #[test]
+    fn fifo_is_a_queue(lines in prop::collection::vec(0u64..200, 1..600)) {
+        let c = cache(4, 8, Policy::Fifo);
+        let mut model: HashMap<u64, VecDeque<u64>> = HashMap::new();
+        for line in lines {
+            let queue = model.entry(line % 4).or_default();
+            match c.begin_fetch(LineNo(line)) {
+                Begin::Resident { .. } => prop_assert!(queue.contains(&line)),
+                Begin::Fetch(slot) => {
+                    prop_assert!(!queue.contains(&line) && queue.len() < 8);
+                    queue.push_back(line);
+                    c.finish_fetch(slot, line % 2 == 0);
+                }
+                Begin::Full => {
+                    prop_assert!(queue.len() == 8);
+                    let mut victims = Vec::new();
+                    c.pick_victims(LineNo(line), 1, &mut victims);
+                    prop_assert_eq!(victims.len(), 1);
+                    prop_assert_eq!(queue.pop_front(), Some(victims[0].line.0));
+                    prop_assert_eq!(victims[0].dirty, victims[0].line.0 % 2 == 0);
+                    c.finish_evict(victims[0].slot);
+                }
+                Begin::Busy => prop_assert!(false, "nobody else is here"),
+            }
+            prop_assert!(c.occupancy().0 <= c.shape().lines());
+        }
+        let held: usize = model.values().map(VecDeque::len).sum();
+        prop_assert_eq!(c.occupancy().0, held as u64);
+    }
+}
+
+/// Many threads read, write and evict the same few lines. Each line has a
+/// value at "home" and one in the "frame"; whoever owns the busy line moves
+/// it. A lost update would show as a sum that is too small.
+#[test]
+fn no_update_is_lost_with_many_threads() {
+    use std::sync::atomic::AtomicU64;
+    const LINES: usize = 24;
+    const ROUNDS: u64 = 3000;
+    let c = cache(1, 8, Policy::Fifo);
+    let home: Vec<AtomicU64> = (0..LINES).map(|_| AtomicU64::new(0)).collect();
+    let frame: Vec<AtomicU64> = (0..LINES).map(|_| AtomicU64::new(u64::MAX)).collect();
+    let evict = |victims: &[Victim]| {
+        for v in victims {
+            let n = v.line.0 as usize;
+            let value = frame[n].swap(u64::MAX, Ordering::SeqCst);
+            if v.dirty {
+                home[n].store(value, Ordering::SeqCst);
+            } else {
+                assert_eq!(home[n].load(Ordering::SeqCst), value);
+            }
+            c.finish_evict(v.slot);
+        }
+    };
+    let add_one = |line: usize| loop {
+        match c.begin_fetch(LineNo(line as u64)) {
+            Begin::Fetch(slot) => {
+                frame[line].store(home[line].load(Ordering::SeqCst), Ordering::SeqCst);
+                c.finish_fetch(slot, false);
+            }
+            Begin::Resident { .. } => {
+                // The program's store: only while resident, as the MMU has it.
+                let stored = c.make_dirty(LineNo(line as u64), || Ok::<_, ()>(()));
+                let Some(victim) = c.take(LineNo(line as u64)) else { continue };
+                assert!(stored.is_ok());
+                frame[line].fetch_add(1, Ordering::SeqCst);
+                c.keep(Victim { dirty: true, ..victim });
+                return;
+            }
+            Begin::Busy => assert!(c.wait(LineNo(line as u64), Duration::from_secs(10))),
+            Begin::Full => {
+                let mut victims = Vec::new();
+                c.pick_victims(LineNo(line as u64), 4, &mut victims);
+                evict(&victims);
+                if victims.is_empty() {
+                    assert!(c.wait_room(LineNo(line as u64), Duration::from_secs(10)));
+                }
+            }
+        }
+    };
+    std::thread::scope(|s| {
+        for t in 0..4u64 {
+            let add_one = &add_one;
+            s.spawn(move || {
+                let mut x = t + 1;
+                for _ in 0..ROUNDS {
+                    x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    add_one((x >> 33) as usize % LINES);
+                }
+            });
+        }
+    });
+    let mut victims = Vec::new();
+    c.take_range(LineNo(0), LineNo(LINES as u64), &mut victims);
+    evict(&victims);
+    let sum: u64 = home.iter().map(|h| h.load(Ordering::SeqCst)).sum();
+    assert_eq!(sum, 4 * ROUNDS);
+}

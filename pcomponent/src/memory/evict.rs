@@ -1,0 +1,328 @@
+//! Eviction: from a full set to free ways, in batches.
+//!
+//! A victim is busy (`Evicting`) from the moment it is chosen, so its owner
+//! alone ends it; nobody can fetch it meanwhile. What other threads of the
+//! program can still do is load from and store to it, as long as its pages
+//! are mapped. Loads are harmless. Stores: a clean victim is write-protected
+//! since it was installed, and the fault of a store finds the line busy and
+//! waits. A dirty victim is write-protected first, unless the process has one
+//! thread, which is here and not storing. From then on its bytes stand still:
+//! they are copied, written to the memory component, and only when that has
+//! them are the pages dropped and the ways freed. No update is lost: it came
+//! either before the protection, and is in the copy, or waits until after.
+
+use super::remote::within;
+use super::{BATCH_BYTES, BATCH_LINES, BUSY_LIMIT, Memory, Scratch, stuck};
+use crate::excache::{LineNo, Victim};
+use crate::fatal;
+use crate::stats::Counters;
+use aspace::{AddressSpace, Vma, VmaBacking};
+use fabric::Segment;
+use host::mapping::Span;
+use proto::addr::{EXTENT_SIZE, PAGE_SIZE, RemoteAddr, UserAddr};
+use proto::mem::{FileRef, MapFlags};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// A page to be written back.
+struct Page<'a> {
+    at: UserAddr,
+    vma: &'a Vma,
+}
+
+impl Memory {
+    fn batch(&self) -> usize {
+        let shape = self.cache.shape();
+        let by_bytes = BATCH_BYTES / shape.line_size();
+        let by_share = shape.lines() / 16;
+        by_bytes.min(by_share).clamp(1, BATCH_LINES as u64) as usize
+    }
+
+    /// Evicts a batch so that the set of `line` has a free way; if all of its
+    /// ways are busy, waits for one of them.
+    pub(super) fn make_room_or_wait(
+        &self,
+        space: &AddressSpace,
+        line: LineNo,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) {
+        if !self.make_room(space, line, me, counters) && !self.cache.wait_room(line, BUSY_LIMIT) {
+            stuck("all lines of a cache set stayed busy");
+        }
+    }
+
+    /// Evicts a batch of lines around `line`; false if none could be chosen.
+    pub(super) fn make_room(
+        &self,
+        space: &AddressSpace,
+        line: LineNo,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> bool {
+        me.victims.clear();
+        self.cache.pick_victims(line, self.batch(), &mut me.victims);
+        if me.victims.is_empty() {
+            return false;
+        }
+        me.victims.sort_unstable_by_key(|v| v.line);
+        self.evict_victims(space, me, counters);
+        true
+    }
+
+    /// Writes the dirty ones of `me.victims` back and frees all of them.
+    pub(super) fn evict_victims(
+        &self,
+        space: &AddressSpace,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) {
+        let victims = std::mem::take(&mut me.victims);
+        for chunk in victims.chunks(self.batch().max(1)) {
+            let dirty = chunk.iter().filter(|v| v.dirty).count() as u64;
+            if dirty > 0 {
+                if self.threads.load(Ordering::SeqCst) > 1 {
+                    self.protect_dirty(space, chunk);
+                }
+                self.write_back(space, chunk, me, counters);
+            }
+            self.drop_lines(space, chunk, me);
+            for victim in chunk {
+                self.cache.finish_evict(victim.slot);
+            }
+            counters.evicted(chunk.len() as u64 - dirty, dirty);
+        }
+        me.victims = victims;
+    }
+
+    /// From here on a store to a dirty victim faults.
+    fn protect_dirty(&self, space: &AddressSpace, victims: &[Victim]) {
+        self.spans(space, victims.iter().filter(|v| v.dirty), |span| {
+            if let Err(e) = self.uffd.write_protect(span.start, span.len, true) {
+                fatal::host("UFFDIO_WRITEPROTECT", e);
+            }
+        });
+    }
+
+    /// Gives `each` the mapped parts of the victims' lines, neighbours merged
+    /// within one mapping.
+    fn spans<'v>(
+        &self,
+        space: &AddressSpace,
+        victims: impl Iterator<Item = &'v Victim>,
+        mut each: impl FnMut(Span),
+    ) {
+        let mut last: Option<(Span, u64)> = None;
+        for victim in victims {
+            let Some(range) = self.range_of(victim.line, 1) else { continue };
+            for vma in space.overlapping(range) {
+                let Some(part) = vma.range.intersect(range) else { continue };
+                let (start, len) = (part.start().0, part.len());
+                let owner = vma.range.start().0;
+                match &mut last {
+                    Some((span, o)) if *o == owner && span.start + span.len == start => {
+                        span.len += len;
+                    }
+                    _ => {
+                        if let Some((span, _)) = last.take() {
+                            each(span);
+                        }
+                        last = Some((Span { start, len }, owner));
+                    }
+                }
+            }
+        }
+        if let Some((span, _)) = last {
+            each(span);
+        }
+    }
+
+    fn drop_lines(&self, space: &AddressSpace, victims: &[Victim], me: &mut Scratch) {
+        me.spans.clear();
+        let spans = &mut me.spans;
+        self.spans(space, victims.iter(), |span| spans.push(span));
+        // SAFETY: the lines are busy and ours; their bytes are safe.
+        if let Err(e) = unsafe { self.dropper.drop_pages(&me.spans) } {
+            fatal::host("madvise(MADV_DONTNEED)", e);
+        }
+    }
+
+    /// Writes the dirty victims' pages to where they belong.
+    fn write_back(
+        &self,
+        space: &AddressSpace,
+        victims: &[Victim],
+        me: &mut Scratch,
+        counters: &Counters,
+    ) {
+        let mut pages: Vec<Page<'_>> = Vec::with_capacity(victims.len());
+        for victim in victims.iter().filter(|v| v.dirty) {
+            let Some(range) = self.range_of(victim.line, 1) else { continue };
+            for vma in space.overlapping(range) {
+                let Some(part) = vma.range.intersect(range) else { continue };
+                pages.extend(
+                    part.page_numbers().map(|n| Page { at: UserAddr(n * PAGE_SIZE), vma }),
+                );
+            }
+        }
+        let len = pages.len() * PAGE;
+        if me.buffer.len() < len {
+            me.buffer.resize(len, 0);
+        }
+        let mut kept = Vec::with_capacity(pages.len());
+        for page in &pages {
+            let slot = kept.len() * PAGE;
+            let bytes = &mut me.buffer[slot..slot + PAGE];
+            self.read_resident(page.at, bytes);
+            if self.is_untouched_zero(page, bytes) {
+                self.pages.untouch(page.at);
+                continue;
+            }
+            kept.push(Page { at: page.at, vma: page.vma });
+        }
+        counters.written_back(kept.len() as u64 * PAGE_SIZE);
+        self.send(&kept, me);
+    }
+
+    /// A page of zeros that no component has heard of need not be sent.
+    fn is_untouched_zero(&self, page: &Page<'_>, bytes: &[u8]) -> bool {
+        matches!(page.vma.backing, VmaBacking::Anonymous)
+            && !self.pages.is_remote(page.at)
+            && bytes.chunks_exact(8).all(|c| c == [0; 8])
+    }
+
+    /// Copies a resident page, also one that the program may not read.
+    pub(super) fn read_resident(&self, at: UserAddr, bytes: &mut [u8]) {
+        let len = bytes.len() as u64;
+        // SAFETY: `bytes` is ours; a page that can't be read gives a short count.
+        if unsafe { host::trap::copy(bytes.as_mut_ptr() as u64, at.0, len) } == 0 {
+            return;
+        }
+        // The kernel reads pages regardless of their protection here.
+        let read = std::fs::File::open("/proc/self/mem").and_then(|mem| {
+            use std::os::unix::fs::FileExt;
+            mem.read_exact_at(bytes, at.0)
+        });
+        if let Err(e) = read {
+            fatal::end(&format!("cannot read the resident page at {at}: {e}"));
+        }
+    }
+
+    /// Sends pages that lie one after the other in the thread's buffer.
+    fn send(&self, pages: &[Page<'_>], me: &mut Scratch) {
+        for _ in 0..8 {
+            me.segments.clear();
+            let mut written: Vec<(Arc<FileRef>, u64)> = Vec::new();
+            for (n, page) in pages.iter().enumerate() {
+                let (node, remote) = self.target(page, &mut written);
+                let local = (n * PAGE) as u32;
+                match me.segments.last_mut() {
+                    Some((last, s))
+                        if *last == node
+                            && s.local + s.len == local
+                            && s.remote.plus(u64::from(s.len)) == remote =>
+                    {
+                        s.len += PAGE as u32;
+                    }
+                    _ => me.segments.push((node, Segment { local, len: PAGE as u32, remote })),
+                }
+            }
+            if self.post_writes(me, pages.len() * PAGE) {
+                self.sent(pages, written);
+                return;
+            }
+            for page in pages {
+                self.drop_lease(page);
+            }
+        }
+        fatal::end("leases are revoked as fast as they are granted while writing back");
+    }
+
+    fn target(
+        &self,
+        page: &Page<'_>,
+        written: &mut Vec<(Arc<FileRef>, u64)>,
+    ) -> (proto::NodeId, RemoteAddr) {
+        if let (VmaBacking::File { file, offset }, true) =
+            (&page.vma.backing, page.vma.flags.has(MapFlags::SHARED))
+        {
+            let at = offset + (page.at.0 - page.vma.range.start().0);
+            match self.remote.file_lease(file, at / EXTENT_SIZE, true) {
+                Ok(held) => {
+                    written.push((file.clone(), at / PAGE_SIZE));
+                    let offset = at % EXTENT_SIZE;
+                    return (held.node, RemoteAddr { key: held.lease.lease.key, offset });
+                }
+                Err(e) => fatal::end(&format!(
+                    "cannot write a shared file mapping back at {}: {e}",
+                    page.at
+                )),
+            }
+        }
+        let number = page.at.extent();
+        let Some(extent) = self.pages.extent_or_new(number) else {
+            fatal::end(&format!("{} is outside the program's window", page.at))
+        };
+        match self.remote.lease(extent, number) {
+            Ok(held) => (held.node, within(&held, page.at)),
+            Err(e) => fatal::end(&format!(
+                "no memory component can hold the page at {}: {e} (memory mapped with \
+                 MAP_NORESERVE is not promised; give the testbed more --memory)",
+                page.at
+            )),
+        }
+    }
+
+    fn post_writes(&self, me: &mut Scratch, len: usize) -> bool {
+        while let Some(&(node, _)) = me.segments.first() {
+            me.posted.clear();
+            let posted = &mut me.posted;
+            me.segments.retain(|(n, s)| {
+                if *n == node {
+                    posted.push(*s);
+                }
+                *n != node
+            });
+            if !self.remote.write(node, &me.posted, &me.buffer[..len]) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn sent(&self, pages: &[Page<'_>], mut written: Vec<(Arc<FileRef>, u64)>) {
+        for page in pages {
+            let shared = page.vma.flags.has(MapFlags::SHARED);
+            if !(shared && matches!(page.vma.backing, VmaBacking::File { .. })) {
+                self.pages.set_remote(page.at);
+            }
+        }
+        while let Some((file, _)) = written.first().cloned() {
+            let mut runs: Vec<(u64, u32)> = Vec::new();
+            written.retain(|(f, page)| {
+                let ours = f.id == file.id && f.storage == file.storage;
+                if ours {
+                    match runs.last_mut() {
+                        Some((first, n)) if *first + u64::from(*n) == *page => *n += 1,
+                        _ => runs.push((*page, 1)),
+                    }
+                }
+                !ours
+            });
+            if let Err(e) = self.remote.file_dirty(&file, runs) {
+                fatal::end(&format!("cannot write a shared file mapping back: {e}"));
+            }
+        }
+    }
+
+    fn drop_lease(&self, page: &Page<'_>) {
+        if let Some(extent) = self.pages.extent(page.at.extent()) {
+            extent.set_lease(None);
+        }
+        if let VmaBacking::File { file, .. } = &page.vma.backing {
+            self.remote.forget_file(file.storage, file.id);
+        }
+    }
+}

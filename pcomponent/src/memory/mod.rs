@@ -1,0 +1,211 @@
+//! The program's memory: the address space (a replica of the one at the
+//! memory component), the ExCache that bounds what of it is here, and the path
+//! of a miss. `docs/fault-path.md` walks one page through this module.
+//!
+//! # Locks, in the order they are taken
+//!
+//! 1. `changes`: one change of the address space at a time, held across the
+//!    message that makes the change at home, so that the replica sees changes
+//!    in the order home made them.
+//! 2. `space`: shared by every miss from look-up to install, exclusive while a
+//!    change is applied here. So a miss never sees half a change, and under
+//!    the exclusive lock no line is busy.
+//! 3. The cache's set locks (leaves; see [`crate::excache`]).
+//! 4. Lease tables (leaves).
+//!
+//! Program memory is copied under none of them (`user`): a fault there takes
+//! `space` itself.
+
+mod evict;
+mod fault;
+mod ops;
+mod pages;
+mod remote;
+mod stream;
+mod user;
+
+pub use fault::{Access, FaultEnd};
+pub use ops::MapRequest;
+pub use remote::{FileHomes, Remote};
+
+use crate::excache::{ExCache, LineNo, Shape, Victim};
+use crate::fatal;
+use crate::stats::Stats;
+use aspace::AddressSpace;
+use fabric::Segment;
+use host::mapping::{Dropper, Span};
+use host::uffd::{Features, Uffd};
+use pages::PageTable;
+use proto::NodeId;
+use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
+use proto::process::CacheConfig;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+/// A busy line is let go of within its owner's fabric deadlines; longer means
+/// that its owner is gone.
+const BUSY_LIMIT: Duration = Duration::from_secs(30);
+/// Most bytes that one batch of evictions or one fetch moves.
+const BATCH_BYTES: u64 = 512 << 10;
+/// Most lines in a batch of evictions.
+const BATCH_LINES: usize = 64;
+
+/// See the module.
+pub struct Memory {
+    changes: Mutex<Vec<proto::mem::SpaceOp>>,
+    space: RwLock<AddressSpace>,
+    pages: PageTable,
+    cache: ExCache,
+    uffd: Uffd,
+    dropper: Dropper,
+    remote: Remote,
+    /// Threads that may touch program memory.
+    threads: AtomicU32,
+    prefetch: u32,
+    fd_floor: i32,
+}
+
+/// What one thread needs for its misses, made once.
+pub struct Scratch {
+    buffer: Vec<u8>,
+    segments: Vec<(NodeId, Segment)>,
+    posted: Vec<Segment>,
+    victims: Vec<Victim>,
+    spans: Vec<Span>,
+    streams: stream::Streams,
+    pieces: Vec<fault::Piece>,
+    run: Vec<crate::excache::Slot>,
+    /// The last address whose miss found the line present, and how often.
+    again: (u64, u32),
+}
+
+impl Memory {
+    /// An empty address space in front of `remote`.
+    ///
+    /// # Errors
+    /// A sentence for people: what this machine or the configuration lacks.
+    pub fn new(config: &CacheConfig, remote: Remote, fd_floor: i32) -> Result<Memory, String> {
+        let shape =
+            Shape::new(config.size, config.line, config.ways).map_err(|e| e.to_string())?;
+        let wanted = Features(Features::SIGBUS.0 | Features::WP.0);
+        let uffd = Uffd::open(wanted)
+            .and_then(|u| u.raised(fd_floor))
+            .map_err(|e| format!("userfaultfd in SIGBUS mode: {e} (see `testbed doctor`)"))?;
+        Ok(Memory {
+            changes: Mutex::new(Vec::new()),
+            space: RwLock::new(AddressSpace::new()),
+            pages: PageTable::new(),
+            cache: ExCache::new(shape, config.policy),
+            uffd,
+            dropper: Dropper::new(fd_floor),
+            remote,
+            threads: AtomicU32::new(0),
+            prefetch: config.prefetch,
+            fd_floor,
+        })
+    }
+
+    /// What a new thread needs.
+    pub fn scratch(&self) -> Scratch {
+        let most = self.cache.shape().lines() / 16;
+        let by_bytes = BATCH_BYTES / self.cache.shape().line_size();
+        let most = u64::from(self.prefetch).min(most).min(by_bytes.saturating_sub(1));
+        Scratch {
+            buffer: Vec::new(),
+            segments: Vec::new(),
+            posted: Vec::new(),
+            victims: Vec::new(),
+            spans: Vec::new(),
+            streams: stream::Streams::new(u32::try_from(most).unwrap_or(0)),
+            pieces: Vec::new(),
+            run: Vec::new(),
+            again: (0, 0),
+        }
+    }
+
+    /// A program thread begins (before it can touch memory).
+    pub fn thread_started(&self) {
+        self.threads.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A program thread has ended: it touches memory no more.
+    pub fn thread_ended(&self) {
+        self.threads.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The components behind it.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// The address space as it is, for look-ups.
+    pub fn space(&self) -> RwLockReadGuard<'_, AddressSpace> {
+        self.space.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn space_mut(&self) -> RwLockWriteGuard<'_, AddressSpace> {
+        self.space.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn line_of(&self, at: UserAddr) -> LineNo {
+        LineNo(at.0 >> self.cache.shape().line_shift)
+    }
+
+    /// The bytes of `count` lines from `line` on, clipped to the window.
+    fn range_of(&self, line: LineNo, count: u64) -> Option<UserRange> {
+        let shift = self.cache.shape().line_shift;
+        let start = UserAddr(line.0 << shift).max(proto::addr::USER_MIN);
+        let end = UserAddr((line.0 + count) << shift).min(proto::addr::USER_MAX);
+        UserRange::between(start, end)
+    }
+
+    /// What a trap costs here; the calling thread must be attached.
+    ///
+    /// # Errors
+    /// What the host answered.
+    pub fn measure_trap(&self) -> Result<Duration, host::sys::Errno> {
+        host::trap::measure(&self.uffd)
+    }
+
+    /// Fills in what the cache and the page table know.
+    pub fn report(&self, stats: &mut Stats) {
+        let (now, peak) = self.pages.footprint();
+        let (resident, peak_lines) = self.cache.occupancy();
+        let shape = self.cache.shape();
+        stats.footprint_bytes = now * PAGE_SIZE;
+        stats.peak_footprint_bytes = peak * PAGE_SIZE;
+        stats.resident_lines = resident;
+        stats.peak_resident_lines = peak_lines;
+        stats.cache.lines = shape.lines();
+        stats.cache.line_bytes = shape.line_size();
+        stats.cache.sets = u64::from(shape.sets);
+        stats.cache.ways = u64::from(shape.ways);
+        stats.host_resident_bytes = self.host_resident();
+    }
+
+    /// Bytes of the program's mappings that the host holds, by its own count
+    /// (`Rss` of /proc/self/smaps): the bound that users care about.
+    fn host_resident(&self) -> u64 {
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+        let mut ours = false;
+        let mut kib = 0;
+        for line in text.lines() {
+            if let Some((start, _)) = line.split_once('-') {
+                if let Ok(start) = u64::from_str_radix(start, 16) {
+                    ours = start < proto::addr::USER_MAX.0;
+                    continue;
+                }
+            }
+            if let (true, Some(rest)) = (ours, line.strip_prefix("Rss:")) {
+                kib += rest.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0);
+            }
+        }
+        kib * 1024
+    }
+}
+
+/// A wait that can't end any more: the system, not the program, failed.
+fn stuck(what: &str) -> ! {
+    fatal::end(&format!("{what} for {BUSY_LIMIT:?}: this is a fault of splitkernel"))
+}

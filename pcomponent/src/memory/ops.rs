@@ -1,0 +1,550 @@
+//! Changes of the address space: asked of the memory component at home, then
+//! applied here, to the replica, the cache and the host's mappings.
+
+use super::{Memory, Scratch};
+use crate::fatal;
+use crate::stats::Counters;
+use aspace::{AddressSpace, VmaBacking};
+use host::mapping::{self, Span};
+use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
+use proto::mem::{Backing, MapFlags, MemRequest, Prot, SpaceDone, SpaceOp};
+use proto::{Errno, ProcessId};
+use std::sync::{MutexGuard, PoisonError};
+
+/// An mmap(2) whose arguments have been checked.
+#[derive(Clone, Debug)]
+pub struct MapRequest {
+    /// Where, exactly or as a hint.
+    pub addr: UserAddr,
+    /// Bytes.
+    pub len: u64,
+    /// Access.
+    pub prot: Prot,
+    /// How.
+    pub flags: MapFlags,
+    /// What.
+    pub backing: Backing,
+}
+
+/// Changes that home has not been told of yet: they can't fail there.
+type Deferred<'a> = MutexGuard<'a, Vec<SpaceOp>>;
+
+/// Home hears of deferred changes at the latest when there are this many.
+const MOST_DEFERRED: usize = 64;
+
+impl Memory {
+    fn begin_change(&self) -> Deferred<'_> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends `op` to home behind what was deferred; the answer is `op`'s.
+    fn ask_home(&self, deferred: &mut Deferred<'_>, op: SpaceOp) -> Result<SpaceDone, Errno> {
+        let mut ops = std::mem::take(&mut **deferred);
+        ops.push(op);
+        let mut done = self.remote.space_ops(ops)?;
+        let last = done.pop().unwrap_or(Err(Errno::EPROTO));
+        if let Some(e) = done.into_iter().find_map(Result::err) {
+            fatal::end(&format!("the memory component refused a change it had to take: {e}"));
+        }
+        last
+    }
+
+    fn defer(&self, deferred: &mut Deferred<'_>, op: SpaceOp) {
+        deferred.push(op);
+        if deferred.len() >= MOST_DEFERRED {
+            self.flush_deferred(deferred);
+        }
+    }
+
+    fn flush_deferred(&self, deferred: &mut Deferred<'_>) {
+        if let Some(last) = deferred.pop() {
+            if let Err(e) = self.ask_home(deferred, last) {
+                fatal::end(&format!("the memory component refused a change it had to take: {e}"));
+            }
+        }
+    }
+
+    /// mmap(2).
+    ///
+    /// # Errors
+    /// As mmap(2): `ENOMEM` (memory components full, too many mappings),
+    /// `EEXIST`, `EINVAL`.
+    pub fn map(
+        &self,
+        request: &MapRequest,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<UserRange, Errno> {
+        let mut deferred = self.begin_change();
+        let op = SpaceOp::Map {
+            addr: request.addr,
+            len: request.len,
+            prot: request.prot,
+            flags: request.flags,
+            backing: request.backing.clone(),
+        };
+        let SpaceDone::Mapped { range, .. } = self.ask_home(&mut deferred, op)? else {
+            return Err(Errno::EPROTO);
+        };
+        let mut space = self.space_mut();
+        if request.flags.has(MapFlags::FIXED) {
+            self.teardown(&mut space, range, me, counters);
+        }
+        self.settle_edges(&space, range, me, counters);
+        let kept = request.flags.without(MapFlags::NOREPLACE).with(MapFlags::FIXED);
+        let applied =
+            space.map(range.start(), range.len(), request.prot, kept, backing(&request.backing));
+        if applied != Ok(range) {
+            fatal::end(&format!("the replica of the address space differs at {range}"));
+        }
+        if let Err(e) = self.map_host(range, request.prot) {
+            space.unmap(range);
+            drop(space);
+            let _ = self.ask_home(&mut deferred, SpaceOp::Unmap { range });
+            return Err(e);
+        }
+        Ok(range)
+    }
+
+    fn map_host(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
+        let (start, len) = (range.start().0, range.len());
+        mapping::map_private(start, len, i32::from(prot.0)).map_err(|e| Errno(e.0))?;
+        if let Err(e) = self.uffd.register(start, len, true) {
+            // SAFETY: mapped a moment ago, seen by nobody.
+            let _ = unsafe { mapping::unmap(start, len) };
+            return Err(Errno(e.0));
+        }
+        Ok(())
+    }
+
+    /// Evicts lines that `range` shares with its neighbours, so that a
+    /// resident line always has all of its mapped pages.
+    fn settle_edges(
+        &self,
+        space: &AddressSpace,
+        range: UserRange,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) {
+        let size = self.cache.shape().line_size();
+        if size == PAGE_SIZE {
+            return;
+        }
+        me.victims.clear();
+        for edge in [range.start(), range.end()] {
+            if !edge.is_aligned(size) {
+                me.victims.extend(self.cache.take(self.line_of(edge)));
+            }
+        }
+        self.evict_victims(space, me, counters);
+    }
+
+    /// Takes everything out of `range`: lines, pages, leases, host mappings
+    /// and replica. Shared file pages go home first.
+    fn teardown(
+        &self,
+        space: &mut AddressSpace,
+        range: UserRange,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) {
+        self.flush_shared(space, range, me, counters);
+        self.settle_edges(space, range, me, counters);
+        self.forget_lines(range, me);
+        // SAFETY: the range is the program's.
+        if let Err(e) = unsafe { mapping::unmap(range.start().0, range.len()) } {
+            fatal::host("munmap", e);
+        }
+        self.pages.forget(range);
+        space.unmap(range);
+        self.release_leases(space, range);
+    }
+
+    /// Drops the leases of extents that nothing is mapped in any more: home
+    /// takes them back.
+    fn release_leases(&self, space: &AddressSpace, range: UserRange) {
+        for number in range.extents() {
+            let Some(extent) = self.pages.extent(number) else { continue };
+            let start = UserAddr(number * proto::addr::EXTENT_SIZE);
+            let whole = UserRange::new(start, proto::addr::EXTENT_SIZE);
+            if whole.is_some_and(|w| space.overlapping(w).next().is_none()) {
+                extent.set_lease(None);
+            }
+        }
+    }
+
+    /// Frees the ways of every line in `range` without saving anything.
+    fn forget_lines(&self, range: UserRange, me: &mut Scratch) {
+        let shift = self.cache.shape().line_shift;
+        let from = self.line_of(range.start());
+        let to = crate::excache::LineNo(((range.end().0 - 1) >> shift) + 1);
+        me.victims.clear();
+        self.cache.take_range(from, to, &mut me.victims);
+        for victim in me.victims.drain(..) {
+            self.cache.finish_evict(victim.slot);
+        }
+    }
+
+    /// Writes resident pages of shared file mappings in `range` back.
+    fn flush_shared(
+        &self,
+        space: &AddressSpace,
+        range: UserRange,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) {
+        me.victims.clear();
+        for vma in space.overlapping(range) {
+            if is_shared_file(vma) {
+                if let Some(part) = vma.range.intersect(range) {
+                    let shift = self.cache.shape().line_shift;
+                    let to = crate::excache::LineNo(((part.end().0 - 1) >> shift) + 1);
+                    self.cache.take_range(self.line_of(part.start()), to, &mut me.victims);
+                }
+            }
+        }
+        me.victims.sort_unstable_by_key(|v| v.line);
+        self.evict_victims(space, me, counters);
+    }
+
+    /// munmap(2).
+    ///
+    /// # Errors
+    /// `EINVAL`, `ENOMEM` (too many mappings after a split).
+    pub fn unmap(
+        &self,
+        range: UserRange,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<(), Errno> {
+        let mut deferred = self.begin_change();
+        // Storage must have shared pages before home forgets the mapping.
+        {
+            let mut space = self.space_mut();
+            if space.overlapping(range).next().is_none() {
+                return Ok(());
+            }
+            self.teardown(&mut space, range, me, counters);
+        }
+        self.defer(&mut deferred, SpaceOp::Unmap { range });
+        Ok(())
+    }
+
+    /// mprotect(2).
+    ///
+    /// # Errors
+    /// `ENOMEM`: a hole, or no room for memory that becomes writable.
+    pub fn protect(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
+        let mut deferred = self.begin_change();
+        let op = SpaceOp::Protect { range, prot };
+        // Home must promise memory that becomes writable; the rest it is told.
+        let promise = prot.has(Prot::WRITE) && self.needs_promise(range);
+        let answer = if promise || !self.space().is_mapped(range) {
+            self.ask_home(&mut deferred, op).map(|_| ())
+        } else {
+            self.defer(&mut deferred, op);
+            Ok(())
+        };
+        if answer == Err(Errno::ENOMEM) && self.space().is_mapped(range) {
+            return answer;
+        }
+        let mut space = self.space_mut();
+        let applied = space.protect(range, prot);
+        for vma in space.overlapping(range) {
+            let Some(part) = vma.range.intersect(range) else { continue };
+            if vma.prot != prot {
+                continue;
+            }
+            // SAFETY: the range is the program's.
+            let done = unsafe {
+                mapping::protect(part.start().0, part.len(), i32::from(prot.0))
+            };
+            if let Err(e) = done {
+                return Err(Errno(e.0));
+            }
+        }
+        applied.and(answer)
+    }
+
+    /// Whether making `range` writable needs memory that home has not promised.
+    fn needs_promise(&self, range: UserRange) -> bool {
+        let space = self.space();
+        range.extents().any(|number| !space.is_accounted(number))
+    }
+
+    /// madvise(2), `MADV_DONTNEED` and `MADV_FREE`.
+    ///
+    /// # Errors
+    /// `ENOMEM`: part of it is not mapped (the rest is done).
+    pub fn discard(
+        &self,
+        range: UserRange,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<(), Errno> {
+        let mut deferred = self.begin_change();
+        let space = self.space_mut();
+        let mapped: Vec<UserRange> =
+            space.overlapping(range).filter_map(|v| v.range.intersect(range)).collect();
+        self.flush_shared(&space, range, me, counters);
+        for part in &mapped {
+            self.settle_edges(&space, *part, me, counters);
+            self.forget_lines(*part, me);
+            let span = [Span { start: part.start().0, len: part.len() }];
+            // SAFETY: the program wants the contents gone.
+            if let Err(e) = unsafe { self.dropper.drop_pages(&span) } {
+                fatal::host("madvise(MADV_DONTNEED)", e);
+            }
+            self.pages.forget(*part);
+        }
+        let covered: u64 = mapped.iter().map(|r| r.len()).sum();
+        drop(space);
+        if self.has_leases(range) {
+            self.defer(&mut deferred, SpaceOp::Discard { range });
+            self.drop_whole_leases(range);
+        }
+        if covered == range.len() { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    fn has_leases(&self, range: UserRange) -> bool {
+        range.extents().any(|n| self.pages.extent(n).is_some_and(|e| e.lease().is_some()))
+    }
+
+    /// Home frees the frames of extents that are discarded whole and revokes
+    /// their keys.
+    fn drop_whole_leases(&self, range: UserRange) {
+        for number in range.extents() {
+            let start = UserAddr(number * proto::addr::EXTENT_SIZE);
+            let whole = UserRange::new(start, proto::addr::EXTENT_SIZE);
+            if whole.is_some_and(|w| range.contains_range(w)) {
+                if let Some(extent) = self.pages.extent(number) {
+                    extent.set_lease(None);
+                }
+            }
+        }
+    }
+
+    /// mremap(2). In place where that goes; else the bytes are copied to a new
+    /// mapping through the cache.
+    ///
+    /// # Errors
+    /// As mremap(2).
+    pub fn remap(
+        &self,
+        old: UserRange,
+        new_len: u64,
+        may_move: bool,
+        to: Option<UserAddr>,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<UserAddr, Errno> {
+        let attributes = {
+            let space = self.space();
+            let vma = space.find(old.start()).ok_or(Errno::EFAULT)?;
+            if !vma.range.contains_range(old) {
+                return Err(Errno::EFAULT);
+            }
+            vma.clone()
+        };
+        if to.is_none() {
+            match self.resize(old, new_len, me, counters) {
+                Err(Errno::ENOMEM) if may_move => {}
+                other => return other,
+            }
+        }
+        let backing = match &attributes.backing {
+            VmaBacking::Anonymous => Backing::Anonymous,
+            VmaBacking::File { file, offset } => Backing::File {
+                file: (**file).clone(),
+                offset: offset + (old.start().0 - attributes.range.start().0),
+            },
+        };
+        let keep = MapFlags(attributes.flags.0 & (MapFlags::SHARED.0 | MapFlags::NORESERVE.0));
+        let place = if to.is_some() { MapFlags::FIXED } else { MapFlags::default() };
+        let request = MapRequest {
+            addr: to.unwrap_or_default(),
+            len: new_len,
+            prot: attributes.prot.with(Prot::READ_WRITE),
+            flags: keep.with(place),
+            backing,
+        };
+        let new = self.map(&request, me, counters)?;
+        if !is_shared_file(&attributes) {
+            self.copy_touched(old, new, me, counters)?;
+        }
+        if request.prot != attributes.prot {
+            self.protect(new, attributes.prot)?;
+        }
+        self.unmap(old, me, counters)?;
+        Ok(new.start())
+    }
+
+    /// Grows or shrinks a mapping where it is.
+    fn resize(
+        &self,
+        old: UserRange,
+        new_len: u64,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<UserAddr, Errno> {
+        let new = UserRange::new(old.start(), new_len).ok_or(Errno::EINVAL)?;
+        if new.len() == old.len() {
+            return Ok(old.start());
+        }
+        if new.len() < old.len() {
+            if let Some(tail) = UserRange::between(new.end(), old.end()) {
+                self.unmap(tail, me, counters)?;
+            }
+            return Ok(old.start());
+        }
+        let mut deferred = self.begin_change();
+        let op = SpaceOp::Remap { old, new_len: new.len(), may_move: false, to: None };
+        let SpaceDone::Mapped { range, .. } = self.ask_home(&mut deferred, op)? else {
+            return Err(Errno::EPROTO);
+        };
+        let mut space = self.space_mut();
+        self.settle_edges(&space, range, me, counters);
+        if space.remap(old, new.len(), false, None) != Ok(range) {
+            fatal::end(&format!("the replica of the address space differs at {range}"));
+        }
+        let prot = space.find(old.start()).map_or(Prot::NONE, |v| v.prot);
+        let Some(grown) = UserRange::between(old.end(), range.end()) else {
+            return Err(Errno::EPROTO);
+        };
+        self.map_host(grown, prot)?;
+        Ok(range.start())
+    }
+
+    /// Copies the pages of `old` that have been touched to `new`.
+    fn copy_touched(
+        &self,
+        old: UserRange,
+        new: UserRange,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<(), Errno> {
+        let mut page = vec![0; PAGE_SIZE as usize];
+        for offset in (0..old.len().min(new.len())).step_by(PAGE_SIZE as usize) {
+            let from = UserAddr(old.start().0 + offset);
+            if !self.pages.is_touched(from) {
+                continue;
+            }
+            let copied = self.copy_in(from, &mut page, me, counters);
+            let to = UserAddr(new.start().0 + offset);
+            if copied != page.len() || self.copy_out(to, &page, me, counters) != page.len() {
+                return Err(Errno::EFAULT);
+            }
+        }
+        Ok(())
+    }
+
+    /// brk(2): the break after it.
+    pub fn brk(&self, addr: UserAddr, me: &mut Scratch, counters: &Counters) -> UserAddr {
+        let mut deferred = self.begin_change();
+        let before = self.space_mut().brk(UserAddr(0));
+        let answer = self.ask_home(&mut deferred, SpaceOp::Brk { addr });
+        let Ok(SpaceDone::Brk { addr: now, .. }) = answer else { return before };
+        let mut space = self.space_mut();
+        let page = |a: UserAddr| a.align_up(PAGE_SIZE).unwrap_or(a);
+        if let Some(gone) = UserRange::between(page(now), page(before)) {
+            self.teardown(&mut space, gone, me, counters);
+        }
+        if let Some(grown) = UserRange::between(page(before), page(now)) {
+            self.settle_edges(&space, grown, me, counters);
+            if let Err(e) = self.map_host(grown, Prot::READ_WRITE) {
+                drop(space);
+                let _ = self.ask_home(&mut deferred, SpaceOp::Brk { addr: before });
+                tracing::warn!("the host cannot grow the heap: {e}");
+                return before;
+            }
+        }
+        space.brk(now);
+        now
+    }
+
+    /// Where the heap starts, once, after the image is mapped.
+    ///
+    /// # Errors
+    /// What the memory component answered.
+    pub fn set_brk(&self, addr: UserAddr) -> Result<(), Errno> {
+        let mut deferred = self.begin_change();
+        self.ask_home(&mut deferred, SpaceOp::SetBrk { addr })?;
+        self.space_mut().set_brk(addr);
+        Ok(())
+    }
+
+    /// msync(2): shared file pages of `range` are at the memory component, and
+    /// with `sync` in storage.
+    ///
+    /// # Errors
+    /// `ENOMEM` for a hole; `EIO`.
+    pub fn sync(
+        &self,
+        range: UserRange,
+        sync: bool,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<(), Errno> {
+        let files = {
+            let space = self.space_mut();
+            self.flush_shared(&space, range, me, counters);
+            if !space.is_mapped(range) {
+                return Err(Errno::ENOMEM);
+            }
+            let mut files = Vec::new();
+            for vma in space.overlapping(range).filter(|v| is_shared_file(v)) {
+                if let VmaBacking::File { file, .. } = &vma.backing {
+                    if !files.contains(file) {
+                        files.push(file.clone());
+                    }
+                }
+            }
+            files
+        };
+        for file in files.iter().filter(|_| sync) {
+            self.remote.file_sync(file)?;
+        }
+        Ok(())
+    }
+
+    /// Before the process ends: shared file pages go home.
+    pub fn flush_for_exit(&self, me: &mut Scratch, counters: &Counters) {
+        let space = self.space_mut();
+        if let Some(all) =
+            UserRange::between(proto::addr::USER_MIN, proto::addr::USER_MAX)
+        {
+            if space.iter().any(is_shared_file) {
+                self.flush_shared(&space, all, me, counters);
+            }
+        }
+    }
+
+    /// Ends the address space at home.
+    pub fn end(&self, process: ProcessId) {
+        let _ = self.remote.home().peer.ask::<_, proto::mem::MemReply>(&MemRequest::EndSpace {
+            process,
+        });
+    }
+
+    /// Whether each page of `range` is resident, as mincore(2) has it.
+    pub fn residency(&self, range: UserRange) -> Vec<bool> {
+        let is_here = |n: u64| {
+            let line = self.line_of(UserAddr(n * PAGE_SIZE));
+            self.cache.resident_in(line, crate::excache::LineNo(line.0 + 1)) > 0
+        };
+        range.page_numbers().map(is_here).collect()
+    }
+}
+
+fn is_shared_file(vma: &aspace::Vma) -> bool {
+    vma.flags.has(MapFlags::SHARED) && matches!(vma.backing, VmaBacking::File { .. })
+}
+
+fn backing(b: &Backing) -> VmaBacking {
+    match b {
+        Backing::Anonymous => VmaBacking::Anonymous,
+        Backing::File { file, offset } => {
+            VmaBacking::File { file: std::sync::Arc::new(file.clone()), offset: *offset }
+        }
+    }
+}

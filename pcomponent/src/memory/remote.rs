@@ -1,0 +1,276 @@
+//! The other components as the memory of a process needs them: address-space
+//! changes at home, leases of extents, leases of file extents, one-sided
+//! transfers.
+//!
+//! A component that does not answer within its deadline cannot be worked
+//! around here: the program's bytes are there. The process ends with a message
+//! that names the component ([`crate::fatal`]).
+
+use super::pages::{Extent, Held};
+use crate::fatal;
+use fabric::{Connection, Credential, FabricError, Options, Peer, Segment};
+use proto::addr::{EXTENT_SIZE, RemoteAddr, UserAddr};
+use proto::gmm::NodeInfo;
+use proto::mem::{FileLease, FileRef, MemReply, MemRequest, SpaceDone, SpaceOp};
+use proto::store::FileId;
+use proto::{Errno, NodeId, VRegionId};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A memory component.
+#[derive(Clone)]
+pub struct Node {
+    /// Its number.
+    pub id: NodeId,
+    /// For messages.
+    pub name: String,
+    /// Its connections.
+    pub peer: Peer,
+}
+
+/// Where a file is cached, as [`crate::files`] knows it.
+pub trait FileHomes: Send + Sync {
+    /// The memory component that caches `file`.
+    ///
+    /// # Errors
+    /// `EIO` where the global manager could not say and there is no other way.
+    fn home_of(&self, file: &FileRef) -> Result<NodeInfo, Errno>;
+}
+
+/// A file lease held here.
+#[derive(Clone, Copy)]
+pub struct HeldFile {
+    /// Who granted it.
+    pub node: NodeId,
+    /// What.
+    pub lease: FileLease,
+}
+
+type FileKey = (NodeId, FileId, u64);
+
+/// See the module.
+pub struct Remote {
+    home: Arc<Node>,
+    credential: Credential,
+    options: Options,
+    nodes: RwLock<HashMap<NodeId, Arc<Node>>>,
+    owners: RwLock<HashMap<VRegionId, NodeId>>,
+    files: RwLock<HashMap<FileKey, HeldFile>>,
+    homes: Arc<dyn FileHomes>,
+}
+
+impl Remote {
+    /// Of a process whose home is `home`.
+    pub fn new(
+        home: &NodeInfo,
+        credential: Credential,
+        options: Options,
+        homes: Arc<dyn FileHomes>,
+    ) -> Remote {
+        let node = Arc::new(Node {
+            id: home.id,
+            name: home.name.clone(),
+            peer: Peer::new(home.addrs.clone(), credential.clone(), options.clone()),
+        });
+        Remote {
+            nodes: RwLock::new(HashMap::from([(home.id, node.clone())])),
+            home: node,
+            credential,
+            options,
+            owners: RwLock::default(),
+            files: RwLock::default(),
+            homes,
+        }
+    }
+
+    /// The home memory component.
+    pub fn home(&self) -> &Node {
+        &self.home
+    }
+
+    fn learn(&self, info: &NodeInfo) -> Arc<Node> {
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        let made = || {
+            let (credential, options) = (self.credential.clone(), self.options.clone());
+            let peer = Peer::new(info.addrs.clone(), credential, options);
+            Arc::new(Node { id: info.id, name: info.name.clone(), peer })
+        };
+        nodes.entry(info.id).or_insert_with(made).clone()
+    }
+
+    /// A component that has been named to us before.
+    pub fn node(&self, id: NodeId) -> Arc<Node> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(&id).unwrap_or(&self.home).clone()
+    }
+
+    /// Asks a memory component; a fabric error ends the process.
+    pub fn ask(node: &Node, request: &MemRequest) -> MemReply {
+        match node.peer.ask(request) {
+            Ok(reply) => reply,
+            Err(e) => fatal::component_lost(&node.name, &e),
+        }
+    }
+
+    /// Changes the address space at home.
+    ///
+    /// # Errors
+    /// What the memory component answered.
+    pub fn space_op(&self, op: SpaceOp) -> Result<SpaceDone, Errno> {
+        let mut done = self.space_ops(vec![op])?;
+        done.pop().unwrap_or(Err(Errno::EPROTO))
+    }
+
+    /// Changes the address space at home, several changes in one message.
+    ///
+    /// # Errors
+    /// What the memory component answered to the whole.
+    pub fn space_ops(&self, ops: Vec<SpaceOp>) -> Result<Vec<Result<SpaceDone, Errno>>, Errno> {
+        match Self::ask(&self.home, &MemRequest::Space(ops)) {
+            MemReply::Space(done) => {
+                done.iter().flatten().for_each(|d| self.learn_placed(d));
+                Ok(done)
+            }
+            MemReply::Failed(e) => Err(e),
+            other => fatal::confused(&self.home.name, &format!("{other:?}")),
+        }
+    }
+
+    fn learn_placed(&self, done: &SpaceDone) {
+        let (SpaceDone::Mapped { placed, .. }
+        | SpaceDone::Brk { placed, .. }
+        | SpaceDone::Done { placed }) = done;
+        for (vregion, info) in placed {
+            let id = self.learn(info).id;
+            let mut owners = self.owners.write().unwrap_or_else(PoisonError::into_inner);
+            owners.insert(*vregion, id);
+        }
+    }
+
+    fn owner_of(&self, at: UserAddr) -> Arc<Node> {
+        let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
+        owners.get(&at.vregion()).map_or_else(|| self.home.clone(), |id| self.node(*id))
+    }
+
+    /// The lease of an extent, committing it on first use.
+    ///
+    /// # Errors
+    /// `ENOMEM` for memory that was mapped without reservation, when the
+    /// component is full.
+    pub fn lease(&self, extent: &Extent, number: u64) -> Result<Held, Errno> {
+        if let Some(held) = extent.lease() {
+            return Ok(held);
+        }
+        let node = self.owner_of(UserAddr(number * EXTENT_SIZE));
+        match Self::ask(&node, &MemRequest::Commit { extent: number }) {
+            MemReply::Lease(lease) => {
+                let held = Held { node: node.id, lease };
+                extent.set_lease(Some(held));
+                Ok(held)
+            }
+            MemReply::Failed(e) => Err(e),
+            other => fatal::confused(&node.name, &format!("{other:?}")),
+        }
+    }
+
+    /// The lease of a file's extent.
+    ///
+    /// # Errors
+    /// What the memory component answered (`EIO`, `ESTALE`).
+    pub fn file_lease(
+        &self,
+        file: &FileRef,
+        index: u64,
+        writable: bool,
+    ) -> Result<HeldFile, Errno> {
+        let key = (file.storage, file.id, index);
+        let held = self.files.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        if let Some(held) = held {
+            if held.lease.lease.writable || !writable {
+                return Ok(held);
+            }
+        }
+        let node = self.learn(&self.homes.home_of(file)?);
+        let request = MemRequest::FileExtent { file: file.clone(), index, writable };
+        match Self::ask(&node, &request) {
+            MemReply::FileLease(lease) => {
+                let held = HeldFile { node: node.id, lease };
+                self.files.write().unwrap_or_else(PoisonError::into_inner).insert(key, held);
+                Ok(held)
+            }
+            MemReply::Failed(e) => Err(e),
+            other => fatal::confused(&node.name, &format!("{other:?}")),
+        }
+    }
+
+    /// Tells the cache of a file that this process opened it.
+    ///
+    /// # Errors
+    /// What the memory component answered.
+    pub fn file_open(&self, file: &FileRef, attr: &proto::store::Attr) -> Result<(), Errno> {
+        let node = self.learn(&self.homes.home_of(file)?);
+        let request = MemRequest::FileOpen { file: file.clone(), attr: attr.clone() };
+        match Self::ask(&node, &request) {
+            MemReply::Failed(e) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets the leases of a file: it was written, truncated or reopened.
+    pub fn forget_file(&self, storage: NodeId, id: FileId) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|(s, f, _), _| (*s, *f) != (storage, id));
+    }
+
+    /// Tells the cache of a file that pages were written one-sided.
+    pub fn file_dirty(&self, file: &FileRef, pages: Vec<(u64, u32)>) -> Result<(), Errno> {
+        let node = self.learn(&self.homes.home_of(file)?);
+        match Self::ask(&node, &MemRequest::FileDirty { file: file.clone(), pages }) {
+            MemReply::Failed(e) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a file's data durable, with what was written one-sided.
+    ///
+    /// # Errors
+    /// What the components answered.
+    pub fn file_sync(&self, file: &FileRef) -> Result<(), Errno> {
+        let node = self.learn(&self.homes.home_of(file)?);
+        match Self::ask(&node, &MemRequest::FileSync { file: file.clone(), data_only: true }) {
+            MemReply::Failed(e) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `transfer` on a connection to `id`. `Ok(false)`: a key was not
+    /// valid any more; renew the leases and try again.
+    pub fn transfer(
+        &self,
+        id: NodeId,
+        transfer: impl FnOnce(&mut Connection) -> Result<(), FabricError>,
+    ) -> bool {
+        let node = self.node(id);
+        let result = node.peer.get().and_then(|mut connection| transfer(&mut connection));
+        match result {
+            Ok(()) => true,
+            Err(FabricError::BadKey) => false,
+            Err(e) => fatal::component_lost(&node.name, &e),
+        }
+    }
+
+    /// Reads `segments` from `id` into `dst`; false as for [`Remote::transfer`].
+    pub fn read(&self, id: NodeId, segments: &[Segment], dst: &mut [u8]) -> bool {
+        self.transfer(id, |c| c.read(segments, dst))
+    }
+
+    /// Writes `segments` of `src` to `id`; false as for [`Remote::transfer`].
+    pub fn write(&self, id: NodeId, segments: &[Segment], src: &[u8]) -> bool {
+        self.transfer(id, |c| c.write(segments, src))
+    }
+}
+
+/// A place in an extent's lease.
+pub fn within(held: &Held, at: UserAddr) -> RemoteAddr {
+    RemoteAddr { key: held.lease.key, offset: at.0 % EXTENT_SIZE }
+}

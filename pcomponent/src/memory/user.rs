@@ -1,0 +1,128 @@
+//! Copying to and from the program's memory, for system calls. Addresses come
+//! from the program and may be anything: a bad one is an error, an absent
+//! line is fetched. No lock is held while program memory is touched.
+
+use super::{Access, FaultEnd, Memory, Scratch};
+use crate::stats::Counters;
+use host::trap;
+use proto::Errno;
+use proto::addr::{PAGE_SIZE, USER_MAX, USER_MIN, UserAddr};
+
+impl Memory {
+    /// Copies from the program; returns how many bytes could be copied.
+    pub fn copy_in(
+        &self,
+        at: UserAddr,
+        dst: &mut [u8],
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> usize {
+        let len = clip(at, dst.len());
+        let host = dst.as_mut_ptr() as u64;
+        self.copy(at, len, Access::Read, me, counters, |done| {
+            let left = (len - done) as u64;
+            // SAFETY: `dst` is ours for `len` bytes; the other side is inside
+            // the program's window, where a fault gives a short count.
+            unsafe { trap::copy(host + done as u64, at.0 + done as u64, left) }
+        })
+    }
+
+    /// Copies to the program; returns how many bytes could be copied.
+    pub fn copy_out(
+        &self,
+        at: UserAddr,
+        src: &[u8],
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> usize {
+        let len = clip(at, src.len());
+        let host = src.as_ptr() as u64;
+        self.copy(at, len, Access::Write, me, counters, |done| {
+            let left = (len - done) as u64;
+            // SAFETY: as in `copy_in`.
+            unsafe { trap::copy(at.0 + done as u64, host + done as u64, left) }
+        })
+    }
+
+    fn copy(
+        &self,
+        at: UserAddr,
+        len: usize,
+        access: Access,
+        me: &mut Scratch,
+        counters: &Counters,
+        attempt: impl Fn(usize) -> u64,
+    ) -> usize {
+        let mut done = 0;
+        while done < len {
+            let left = attempt(done) as usize;
+            done = len - left;
+            if left > 0 {
+                let stopped = UserAddr(at.0 + done as u64);
+                if self.fault(stopped, access, me, counters) != FaultEnd::Done {
+                    return done;
+                }
+            }
+        }
+        len
+    }
+
+    /// Writes to the program before it runs, page by page: no trap can be taken
+    /// yet, so each page is fetched first. Returns how many bytes were written.
+    pub fn poke(
+        &self,
+        at: UserAddr,
+        src: &[u8],
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> usize {
+        let mut done = 0;
+        while done < clip(at, src.len()) {
+            let to = UserAddr(at.0 + done as u64);
+            let room = (PAGE_SIZE - to.0 % PAGE_SIZE) as usize;
+            let part = &src[done..src.len().min(done + room)];
+            if self.fault(to, Access::Write, me, counters) != FaultEnd::Done {
+                break;
+            }
+            // SAFETY: `part` is ours, the page at `to` is present and writable.
+            if unsafe { trap::copy(to.0, part.as_ptr() as u64, part.len() as u64) } != 0 {
+                break;
+            }
+            done += part.len();
+        }
+        done
+    }
+
+    /// Stores a 32-bit word in one access.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn store32(
+        &self,
+        at: UserAddr,
+        value: u32,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<(), Errno> {
+        if clip(at, 4) != 4 {
+            return Err(Errno::EFAULT);
+        }
+        loop {
+            // SAFETY: inside the program's window a fault is reported.
+            if unsafe { trap::store32(at.0, value) } {
+                return Ok(());
+            }
+            if self.fault(at, Access::Write, me, counters) != FaultEnd::Done {
+                return Err(Errno::EFAULT);
+            }
+        }
+    }
+}
+
+/// As much of `len` bytes at `at` as lies in the program's window.
+fn clip(at: UserAddr, len: usize) -> usize {
+    if at < USER_MIN || at >= USER_MAX {
+        return 0;
+    }
+    len.min((USER_MAX.0 - at.0) as usize)
+}

@@ -1,0 +1,364 @@
+//! What a process counts about itself, and the JSON that people get.
+//!
+//! Each thread counts into its own [`Counters`] (plain loads and stores, no
+//! contended cache line); a thread's counters go on counting for the next
+//! thread that takes over its place, so nothing is lost when threads end.
+
+use hdrhistogram::Histogram;
+use host::clock;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Why there was a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// First touch of anonymous memory: no message.
+    ZeroFill,
+    /// The line was at its memory component.
+    Remote,
+    /// A line of a file.
+    File,
+    /// First store to a clean line.
+    WriteProtect,
+    /// Another thread had brought the line meanwhile.
+    Joined,
+}
+
+const CAUSES: usize = 5;
+
+/// Where the time of one miss went, in ticks of [`clock`]. What is left of the
+/// whole is bookkeeping.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Split {
+    /// Finding mapping, line and way, with waits and eviction before it.
+    pub lookup: u64,
+    /// Bringing the bytes.
+    pub wire: u64,
+    /// Installing the pages.
+    pub install: u64,
+    /// Making room for prefetched lines.
+    pub evict: u64,
+}
+
+/// One thread's counters.
+pub struct Counters {
+    causes: [AtomicU64; CAUSES],
+    fetched: AtomicU64,
+    written_back: AtomicU64,
+    clean: AtomicU64,
+    dirty: AtomicU64,
+    prefetched: AtomicU64,
+    split: [AtomicU64; 4],
+    syscalls: [AtomicU64; SYSCALLS],
+    latency: Mutex<Histogram<u64>>,
+}
+
+const SYSCALLS: usize = 512;
+
+/// Adds without a locked instruction: one thread writes, others only read.
+fn add(to: &AtomicU64, n: u64) {
+    to.store(to.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+}
+
+/// 1 ns to 60 s, two significant digits.
+fn histogram() -> Histogram<u64> {
+    let mut h = Histogram::new_with_bounds(1, 60_000_000_000, 2)
+        .unwrap_or_else(|_| unreachable!("bounds are right"));
+    h.auto(false);
+    h
+}
+
+impl Counters {
+    fn new() -> Counters {
+        Counters {
+            causes: Default::default(),
+            fetched: AtomicU64::default(),
+            written_back: AtomicU64::default(),
+            clean: AtomicU64::default(),
+            dirty: AtomicU64::default(),
+            prefetched: AtomicU64::default(),
+            split: Default::default(),
+            syscalls: std::array::from_fn(|_| AtomicU64::new(0)),
+            latency: Mutex::new(histogram()),
+        }
+    }
+
+    /// A fault ended.
+    pub fn count(&self, cause: Cause) {
+        add(&self.causes[cause as usize], 1);
+    }
+
+    /// A miss took `ticks` in the handler, split so.
+    pub fn miss(&self, ticks: u64, split: &Split) {
+        for (to, n) in
+            self.split.iter().zip([split.lookup, split.wire, split.install, split.evict])
+        {
+            add(to, n);
+        }
+        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        latency.saturating_record(clock::to_ns(ticks));
+    }
+
+    /// Bytes came from memory components.
+    pub fn fetched(&self, bytes: u64) {
+        add(&self.fetched, bytes);
+    }
+    /// Bytes went to memory components.
+    pub fn written_back(&self, bytes: u64) {
+        add(&self.written_back, bytes);
+    }
+    /// Lines were evicted.
+    pub fn evicted(&self, clean: u64, dirty: u64) {
+        add(&self.clean, clean);
+        add(&self.dirty, dirty);
+    }
+    /// Lines were fetched ahead.
+    pub fn prefetched(&self, lines: u64) {
+        add(&self.prefetched, lines);
+    }
+    /// A system call was made.
+    pub fn syscall(&self, number: u64) {
+        if let Some(n) = self.syscalls.get(usize::try_from(number).unwrap_or(usize::MAX)) {
+            add(n, 1);
+        }
+    }
+}
+
+/// The counters of all threads.
+pub struct Registry {
+    all: Mutex<Vec<Arc<Counters>>>,
+    started: Instant,
+    trap_ns: AtomicU64,
+}
+
+impl Registry {
+    /// Without counters yet; time starts now.
+    pub fn new() -> Registry {
+        Registry {
+            all: Mutex::new(Vec::new()),
+            started: Instant::now(),
+            trap_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// What entering and leaving the handler costs here, measured.
+    pub fn set_trap_cost(&self, cost: Duration) {
+        self.trap_ns.store(nanos(cost), Ordering::Relaxed);
+    }
+
+    /// New counters, kept for ever.
+    pub fn counters(&self) -> Arc<Counters> {
+        let counters = Arc::new(Counters::new());
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
+        counters
+    }
+
+    /// The sum of all threads.
+    pub fn sum(&self) -> Stats {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stats = Stats::default();
+        let mut latency = histogram();
+        let mut split = [0u64; 4];
+        for c in all.iter() {
+            let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+            stats.misses.zero_fill += get(&c.causes[Cause::ZeroFill as usize]);
+            stats.misses.remote += get(&c.causes[Cause::Remote as usize]);
+            stats.misses.file += get(&c.causes[Cause::File as usize]);
+            stats.misses.write_protect += get(&c.causes[Cause::WriteProtect as usize]);
+            stats.misses.joined += get(&c.causes[Cause::Joined as usize]);
+            stats.bytes.fetched += get(&c.fetched);
+            stats.bytes.written_back += get(&c.written_back);
+            stats.evictions.clean += get(&c.clean);
+            stats.evictions.dirty += get(&c.dirty);
+            stats.prefetched_lines += get(&c.prefetched);
+            split.iter_mut().zip(&c.split).for_each(|(to, n)| *to += get(n));
+            for (number, n) in c.syscalls.iter().enumerate().filter(|(_, n)| get(n) > 0) {
+                let name = abi_linux::table::name(number as u64);
+                *stats.syscalls.entry(name.to_string()).or_default() += get(n);
+            }
+            let one = c.latency.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = latency.add(&*one);
+        }
+        stats.zero_fills = stats.misses.zero_fill;
+        stats.wall_ns = nanos(self.started.elapsed());
+        stats.miss_latency_ns = Latency::of(&latency);
+        stats.miss_split_ns = SplitNs {
+            trap: self.trap_ns.load(Ordering::Relaxed) * latency.len(),
+            lookup: clock::to_ns(split[0]),
+            wire: clock::to_ns(split[1]),
+            install: clock::to_ns(split[2]),
+            evict: clock::to_ns(split[3]),
+        };
+        stats
+    }
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A process's statistics, as written by `--stats`.
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct Stats {
+    /// From the first instruction to now.
+    pub wall_ns: u64,
+    /// Bytes of pages in existence now.
+    pub footprint_bytes: u64,
+    /// The most there were.
+    pub peak_footprint_bytes: u64,
+    /// Lines in the cache now.
+    pub resident_lines: u64,
+    /// The most there were: never above `cache.lines`.
+    pub peak_resident_lines: u64,
+    /// Bytes of program memory by the host's own count (smaps Rss).
+    pub host_resident_bytes: u64,
+    /// The cache's shape.
+    pub cache: CacheShape,
+    /// Faults by cause.
+    pub misses: Misses,
+    /// First touches answered with zeros, without a message.
+    pub zero_fills: u64,
+    /// Lines fetched ahead of need.
+    pub prefetched_lines: u64,
+    /// Lines evicted.
+    pub evictions: Evictions,
+    /// Bytes on the wire, payload alone.
+    pub bytes: Bytes,
+    /// Requests sent, by kind.
+    pub messages: BTreeMap<String, u64>,
+    /// In the handler, from entry to installed line.
+    pub miss_latency_ns: Latency,
+    /// Where the time of all misses went.
+    pub miss_split_ns: SplitNs,
+    /// System calls made, by name.
+    pub syscalls: BTreeMap<String, u64>,
+}
+
+/// See [`Stats::cache`].
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct CacheShape {
+    /// Lines in all: the bound.
+    pub lines: u64,
+    /// Bytes in a line.
+    pub line_bytes: u64,
+    /// Sets.
+    pub sets: u64,
+    /// Lines in a set.
+    pub ways: u64,
+}
+
+/// See [`Stats::misses`].
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct Misses {
+    /// First touch of anonymous memory.
+    pub zero_fill: u64,
+    /// Line was at its memory component.
+    pub remote: u64,
+    /// Line of a file.
+    pub file: u64,
+    /// First store to a clean line.
+    pub write_protect: u64,
+    /// Line had come meanwhile.
+    pub joined: u64,
+}
+
+/// See [`Stats::evictions`].
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct Evictions {
+    /// Dropped.
+    pub clean: u64,
+    /// Written back first.
+    pub dirty: u64,
+}
+
+/// See [`Stats::bytes`].
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct Bytes {
+    /// To here.
+    pub fetched: u64,
+    /// From here.
+    pub written_back: u64,
+}
+
+/// See [`Stats::miss_latency_ns`].
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct Latency {
+    /// Faults counted.
+    pub count: u64,
+    /// Mean.
+    pub mean: u64,
+    /// Median.
+    pub p50: u64,
+    /// 90th percentile.
+    pub p90: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// 99.9th percentile.
+    pub p999: u64,
+    /// Longest.
+    pub max: u64,
+    /// Upper edge of each filled bucket, and how many faults are in it.
+    pub histogram: Vec<(u64, u64)>,
+}
+
+impl Latency {
+    fn of(h: &Histogram<u64>) -> Latency {
+        if h.is_empty() {
+            return Latency::default();
+        }
+        Latency {
+            count: h.len(),
+            mean: h.mean() as u64,
+            p50: h.value_at_quantile(0.50),
+            p90: h.value_at_quantile(0.90),
+            p99: h.value_at_quantile(0.99),
+            p999: h.value_at_quantile(0.999),
+            max: h.max(),
+            histogram: h
+                .iter_recorded()
+                .map(|v| (v.value_iterated_to(), v.count_at_value()))
+                .collect(),
+        }
+    }
+}
+
+/// See [`Stats::miss_split_ns`].
+#[derive(Clone, Default, Debug, Serialize)]
+pub struct SplitNs {
+    /// Entering and leaving the handler (measured once, times the faults).
+    pub trap: u64,
+    /// Look-up, with waits and eviction for the missing line itself.
+    pub lookup: u64,
+    /// Bringing the bytes.
+    pub wire: u64,
+    /// Installing the pages.
+    pub install: u64,
+    /// Making room for lines fetched ahead.
+    pub evict: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_over_threads() {
+        let registry = Registry::new();
+        registry.set_trap_cost(Duration::from_nanos(100));
+        let (a, b) = (registry.counters(), registry.counters());
+        a.count(Cause::Remote);
+        b.count(Cause::Remote);
+        b.count(Cause::ZeroFill);
+        a.evicted(1, 2);
+        b.fetched(4096);
+        a.miss(1000, &Split { wire: 500, ..Split::default() });
+        let s = registry.sum();
+        assert_eq!((s.misses.remote, s.zero_fills), (2, 1));
+        assert_eq!((s.evictions.clean, s.evictions.dirty, s.bytes.fetched), (1, 2, 4096));
+        assert_eq!((s.miss_latency_ns.count, s.miss_split_ns.trap), (1, 100));
+        assert!(s.miss_split_ns.wire > 0);
+    }
+}

@@ -1,0 +1,144 @@
+//! The hook: what happens on each entry from the program.
+
+use super::clone;
+use super::thread::{Process, Task, current, process};
+use crate::fatal;
+use crate::kernel::Kernel;
+use crate::memory::{Access, FaultEnd};
+use abi_linux::{Outcome, RestartKind};
+use host::signal::{SigInfo, UContext, reg};
+use host::trap::{self, Next};
+use proto::Errno;
+use proto::addr::{USER_MAX, UserAddr};
+
+const SYS_USER_DISPATCH: i32 = 2;
+const SEGV_MAPERR: i32 = 1;
+const SEGV_ACCERR: i32 = 2;
+const BUS_ADRERR: i32 = 2;
+const ERR_WRITE: u64 = 1 << 1;
+const ERR_FETCH: u64 = 1 << 4;
+/// Bytes of the `syscall` instruction.
+const SYSCALL_LEN: u64 = 2;
+
+/// Called on every entry from the program, on its thread.
+pub(super) fn hook(signo: i32, info: &SigInfo, context: &mut UContext) -> Next {
+    let (process, task) = (process(), current());
+    let next = match signo {
+        libc::SIGSYS if info.code() == SYS_USER_DISPATCH => syscall(process, task, context),
+        libc::SIGBUS | libc::SIGSEGV if info.code() > 0 => {
+            fault(process, task, info, context);
+            Next::Resume
+        }
+        _ => {
+            task.deliver(process, info, context);
+            Next::Resume
+        }
+    };
+    if next == Next::Resume {
+        if let Some(info) = task.pending.take().or_else(|| trap::take_pending(&task.block)) {
+            task.deliver(process, &info, context);
+        }
+        // A call's own mask holds no longer than the call.
+        if let Some(mask) = task.saved_mask.take() {
+            task.mask.set(mask);
+        }
+        task.set_mask(task.mask.get());
+        context.sigmask = task.mask.get().without(host::signal::SYNCHRONOUS);
+    }
+    next
+}
+
+fn fault(process: &Process, task: &Task, info: &SigInfo, context: &mut UContext) {
+    let at = UserAddr(info.addr());
+    let error = context.gregs[reg::ERR];
+    let access = match (error & ERR_FETCH != 0, error & ERR_WRITE != 0) {
+        (true, _) => Access::Execute,
+        (_, true) => Access::Write,
+        _ => Access::Read,
+    };
+    if info.signo() == libc::SIGSEGV || at >= USER_MAX {
+        task.fault_signal(process, info, context);
+        return;
+    }
+    let end =
+        process.memory.fault(at, access, &mut task.scratch.borrow_mut(), &task.counters);
+    let info = match end {
+        FaultEnd::Done => return,
+        FaultEnd::NotMapped => SigInfo::fault(libc::SIGSEGV, SEGV_MAPERR, at.0),
+        FaultEnd::Denied => SigInfo::fault(libc::SIGSEGV, SEGV_ACCERR, at.0),
+        FaultEnd::NoBacking => SigInfo::fault(libc::SIGBUS, BUS_ADRERR, at.0),
+    };
+    task.fault_signal(process, &info, context);
+}
+
+fn syscall(process: &'static Process, task: &Task, context: &mut UContext) -> Next {
+    let g = &context.gregs;
+    let number = g[reg::RAX];
+    let args = [g[reg::RDI], g[reg::RSI], g[reg::RDX], g[reg::R10], g[reg::R8], g[reg::R9]];
+    task.counters.syscall(number);
+    let kernel = Kernel::new(process, task);
+    match abi_linux::dispatch(&kernel, number, args) {
+        Outcome::Return(value) => set_result(context, value),
+        Outcome::Restart(kind) => interrupted(process, task, kind, number, context),
+        Outcome::Clone(clone_args) => {
+            let made = clone::clone_thread(process, task, &clone_args, context);
+            set_result(context, made.map_or_else(errno, i64::from));
+        }
+        Outcome::SigReturn => task.sigreturn(process, context),
+        Outcome::ExitThread(status) => {
+            process.note_status(status);
+            return Next::Leave;
+        }
+        Outcome::ExitGroup(status) => end_process(process, status),
+    }
+    Next::Resume
+}
+
+fn errno(e: Errno) -> i64 {
+    -i64::from(e.0)
+}
+
+fn set_result(context: &mut UContext, value: i64) {
+    context.gregs[reg::RAX] = value.cast_unsigned();
+}
+
+/// A blocking call was interrupted. With `SA_RESTART` the program makes it
+/// again after its handler; else it sees EINTR.
+fn interrupted(
+    process: &Process,
+    task: &Task,
+    kind: RestartKind,
+    number: u64,
+    context: &mut UContext,
+) {
+    let pending = trap::take_pending(&task.block);
+    let again = match (&pending, kind) {
+        // Interrupted by something that is not the program's business.
+        (None, _) => true,
+        (Some(info), RestartKind::IfSaRestart) => task.restarts(process, info),
+        (Some(info), RestartKind::Never) => {
+            !has_handler(process, info) // a signal without effect
+        }
+    };
+    task.pending.set(pending);
+    if again {
+        context.gregs[reg::RAX] = number;
+        context.gregs[reg::RIP] -= SYSCALL_LEN;
+    } else {
+        set_result(context, errno(Errno::EINTR));
+    }
+}
+
+fn has_handler(process: &Process, info: &SigInfo) -> bool {
+    process.signals.action(info.signo()).handler > 1
+}
+
+/// The process ends: what others are to see of it goes out first.
+pub(super) fn end_process(process: &Process, status: i32) -> ! {
+    process.kernel.before_exit();
+    let (mut scratch, counters) = (process.memory.scratch(), process.registry.counters());
+    process.memory.flush_for_exit(&mut scratch, &counters);
+    crate::start::report_stats(process);
+    process.memory.end(process.id);
+    fatal::exit_now(status)
+}
