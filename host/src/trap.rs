@@ -23,7 +23,9 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 
 const PR_SET_SYSCALL_USER_DISPATCH: usize = 59;
+const PR_SYS_DISPATCH_OFF: usize = 0;
 const PR_SYS_DISPATCH_ON: usize = 1;
+const SS_DISABLE: i32 = 2;
 
 /// Bytes of a thread's trap stack, guard page included.
 pub const TRAP_STACK: usize = 512 << 10;
@@ -191,6 +193,21 @@ impl Block {
         // SAFETY: the selector byte lives as long as the block: for ever.
         unsafe { sys::plain(linux_raw_sys::general::__NR_prctl, args) }?;
         Ok(())
+    }
+
+    /// Makes the calling host thread an ordinary one again, so that another may
+    /// take the block over: its system calls heed the selector no more. Signals
+    /// stay blocked.
+    pub fn detach(&self) {
+        mark_attached(false);
+        let off = [PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0, 0];
+        // SAFETY: prctl(2) with numbers alone.
+        let _ = unsafe { sys::plain(linux_raw_sys::general::__NR_prctl, off) };
+        let disabled = StackT { flags: SS_DISABLE, ..StackT::default() };
+        // SAFETY: no signal runs on the stack: they are blocked, and we are not on it.
+        let _ = unsafe { signal::set_altstack(&disabled) };
+        // SAFETY: as in `attach`.
+        unsafe { asm!("wrgsbase {}", in(reg) 0u64, options(nostack)) };
     }
 
     /// Runs the program on this thread from `context` until the hook says

@@ -101,8 +101,8 @@ fn become_program(boot: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
     let image = loader.load(&mut scratch, &counters)?;
     let kernel = kernel::Shared::new(&boot, floor, &credential, &options, places, storage.clone())?;
     let aux = aux(&image);
-    let (sp, auxv) = loader.first_stack(&aux, &mut scratch, &counters)?;
-    kernel.note_auxv(auxv);
+    let (sp, stack, auxv) = loader.first_stack(&aux, &mut scratch, &counters)?;
+    kernel.note_start(auxv, (stack.start().0, stack.end().0 - 1));
     let context = host::trap::fresh_context(image.entry.0, sp.0);
     drop(scratch);
     let process = Process::new(boot.process, memory, registry, kernel);
@@ -295,7 +295,7 @@ impl Loader<'_> {
         aux: &stack::Aux,
         me: &mut Scratch,
         counters: &Counters,
-    ) -> Result<(UserAddr, Vec<u8>), NoStart> {
+    ) -> Result<(UserAddr, UserRange, Vec<u8>), NoStart> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Stack).current;
         let len = limit.unwrap_or(8 << 20).clamp(LEAST_STACK, MOST_STACK) & !(PAGE_SIZE - 1);
         let request = MapRequest {
@@ -316,7 +316,7 @@ impl Loader<'_> {
         let words = 1 + argv.len() + 1 + envp.len() + 1;
         let auxv = built.bytes.get(words * 8..).unwrap_or_default();
         let len = auxv.chunks_exact(16).take_while(|c| c[..8] != [0; 8]).count() * 16 + 16;
-        Ok((built.sp, auxv.get(..len).unwrap_or_default().to_vec()))
+        Ok((built.sp, range, auxv.get(..len).unwrap_or_default().to_vec()))
     }
 }
 

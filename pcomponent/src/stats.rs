@@ -235,6 +235,8 @@ pub struct Stats {
     pub miss_split_ns: SplitNs,
     /// System calls made, by name.
     pub syscalls: BTreeMap<String, u64>,
+    /// Those of them that are not implemented.
+    pub unimplemented: Vec<String>,
 }
 
 /// See [`Stats::cache`].

@@ -1,8 +1,71 @@
-//! stub for now
+//! What `abi-linux` asks of the processor component: the context of one thread
+//! of a program, family by family.
+
+mod futex;
+mod info;
+mod memory;
 mod places;
+mod shared;
+mod signals;
+mod threads;
+
 pub use places::Places;
-pub struct Shared;
-impl Shared { pub fn new(_: &crate::boot::Boot, _: i32, _: &fabric::Credential, _: &fabric::Options, _: std::sync::Arc<Places>, _: fabric::Peer) -> Result<Shared,String> { Ok(Shared) } pub fn note_auxv(&self,_:Vec<u8>){} pub fn report(&self,_:&mut crate::stats::Stats){} pub fn before_exit(&self){} }
-pub struct Kernel<'a>(&'a crate::task::Process, &'a crate::task::Task);
-impl<'a> Kernel<'a> { pub fn new(p:&'a crate::task::Process,t:&'a crate::task::Task)->Self{Kernel(p,t)} }
-impl abi_linux::Kernel for Kernel<'_> {}
+pub use shared::Shared;
+
+use crate::files::RemoteFile;
+use crate::task::{Process, Task};
+use abi_linux::ProcessState;
+use abi_linux::kernel::UserMemory;
+use proto::Errno;
+use proto::addr::UserAddr;
+use std::cell::RefCell;
+
+/// One thread of the program, in a system call.
+pub struct Kernel<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) task: &'a Task,
+}
+
+impl<'a> Kernel<'a> {
+    /// The context of `task`.
+    pub fn new(process: &'a Process, task: &'a Task) -> Kernel<'a> {
+        Kernel { process, task }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.process.kernel
+    }
+}
+
+impl UserMemory for Kernel<'_> {
+    fn copy_in(&self, at: UserAddr, dst: &mut [u8]) -> usize {
+        self.process.copy_in(self.task, at, dst)
+    }
+
+    fn copy_out(&self, at: UserAddr, src: &[u8]) -> usize {
+        self.process.copy_out(self.task, at, src)
+    }
+
+    fn writable(&self, at: UserAddr, len: usize) -> usize {
+        self.process.memory.writable(at, len)
+    }
+
+    fn store_word(&self, at: UserAddr, value: u32) -> Result<(), Errno> {
+        let me = &mut self.task.scratch.borrow_mut();
+        self.process.memory.store32(at, value, me, &self.task.counters)
+    }
+}
+
+impl abi_linux::Kernel for Kernel<'_> {
+    fn process(&self) -> &ProcessState<RemoteFile> {
+        &self.shared().state
+    }
+
+    fn bounce(&self) -> &RefCell<Vec<u8>> {
+        &self.task.bounce
+    }
+
+    fn unimplemented(&self, name: &'static str) {
+        self.shared().unimplemented(name);
+    }
+}

@@ -342,6 +342,7 @@ impl Memory {
         }
         match done {
             Some(true) => {
+                self.remote.count_mapped_read();
                 counters.fetched(len);
                 split.install += clock::now().since(before);
                 Some(true)

@@ -144,6 +144,36 @@ impl Memory {
         self.space.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes of pages in existence: now and at most.
+    pub fn footprint(&self) -> (u64, u64) {
+        let (now, peak) = self.pages.footprint();
+        (now * PAGE_SIZE, peak * PAGE_SIZE)
+    }
+
+    /// Bytes of memory of the home memory component: in all, and not promised.
+    pub fn machine(&self) -> (u64, u64) {
+        match self.remote.ask(self.remote.home(), &proto::mem::MemRequest::Stats) {
+            proto::mem::MemReply::Stats(s) => {
+                (s.capacity, s.capacity.saturating_sub(s.reserved))
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// How many of the `len` bytes at `at` lie in writable mappings.
+    pub fn writable(&self, at: UserAddr, len: usize) -> usize {
+        let space = self.space();
+        let mut end = at;
+        let wanted = at.0.saturating_add(len as u64);
+        while end.0 < wanted {
+            match space.find(end) {
+                Some(vma) if vma.prot.has(proto::mem::Prot::WRITE) => end = vma.range.end(),
+                _ => break,
+            }
+        }
+        (end.0.min(wanted) - at.0) as usize
+    }
+
     fn space_mut(&self) -> RwLockWriteGuard<'_, AddressSpace> {
         self.space.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,6 +212,7 @@ impl Memory {
         stats.cache.sets = u64::from(shape.sets);
         stats.cache.ways = u64::from(shape.ways);
         stats.host_resident_bytes = self.host_resident();
+        self.remote.report(&mut stats.messages);
     }
 
     /// Bytes of the program's mappings that the host holds, by its own count

@@ -519,8 +519,11 @@ impl Memory {
         }
     }
 
-    /// Ends the address space at home.
+    /// Ends the address space at home. From here on no thread of the program
+    /// gets another line: those that still run wait for the end of the process.
     pub fn end(&self, process: ProcessId) {
+        std::mem::forget(self.begin_change());
+        std::mem::forget(self.space_mut());
         let _ = self.remote.home().peer.ask::<_, proto::mem::MemReply>(&MemRequest::EndSpace {
             process,
         });

@@ -14,8 +14,9 @@ use proto::gmm::NodeInfo;
 use proto::mem::{FileLease, FileRef, MemReply, MemRequest, SpaceDone, SpaceOp};
 use proto::store::FileId;
 use proto::{Errno, NodeId, VRegionId};
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A memory component.
 #[derive(Clone)]
@@ -57,6 +58,27 @@ pub struct Remote {
     owners: RwLock<HashMap<VRegionId, NodeId>>,
     files: RwLock<HashMap<FileKey, HeldFile>>,
     homes: Arc<dyn FileHomes>,
+    sent: Sent,
+}
+
+/// Messages and one-sided operations sent, by kind.
+#[derive(Default)]
+struct Sent {
+    messages: Mutex<BTreeMap<&'static str, u64>>,
+    reads: AtomicU64,
+    writes: AtomicU64,
+}
+
+fn kind(request: &MemRequest) -> &'static str {
+    match request {
+        MemRequest::Space(_) => "mem.Space",
+        MemRequest::Commit { .. } => "mem.Commit",
+        MemRequest::FileExtent { .. } => "mem.FileExtent",
+        MemRequest::FileDirty { .. } => "mem.FileDirty",
+        MemRequest::FileOpen { .. } => "mem.FileOpen",
+        MemRequest::FileSync { .. } => "mem.FileSync",
+        _ => "mem.other",
+    }
 }
 
 impl Remote {
@@ -80,6 +102,7 @@ impl Remote {
             owners: RwLock::default(),
             files: RwLock::default(),
             homes,
+            sent: Sent::default(),
         }
     }
 
@@ -105,7 +128,10 @@ impl Remote {
     }
 
     /// Asks a memory component; a fabric error ends the process.
-    pub fn ask(node: &Node, request: &MemRequest) -> MemReply {
+    pub fn ask(&self, node: &Node, request: &MemRequest) -> MemReply {
+        let mut sent = self.sent.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        *sent.entry(kind(request)).or_default() += 1;
+        drop(sent);
         match node.peer.ask(request) {
             Ok(reply) => reply,
             Err(e) => fatal::component_lost(&node.name, &e),
@@ -126,7 +152,7 @@ impl Remote {
     /// # Errors
     /// What the memory component answered to the whole.
     pub fn space_ops(&self, ops: Vec<SpaceOp>) -> Result<Vec<Result<SpaceDone, Errno>>, Errno> {
-        match Self::ask(&self.home, &MemRequest::Space(ops)) {
+        match self.ask(&self.home, &MemRequest::Space(ops)) {
             MemReply::Space(done) => {
                 done.iter().flatten().for_each(|d| self.learn_placed(d));
                 Ok(done)
@@ -162,7 +188,7 @@ impl Remote {
             return Ok(held);
         }
         let node = self.owner_of(UserAddr(number * EXTENT_SIZE));
-        match Self::ask(&node, &MemRequest::Commit { extent: number }) {
+        match self.ask(&node, &MemRequest::Commit { extent: number }) {
             MemReply::Lease(lease) => {
                 let held = Held { node: node.id, lease };
                 extent.set_lease(Some(held));
@@ -192,7 +218,7 @@ impl Remote {
         }
         let node = self.learn(&self.homes.home_of(file)?);
         let request = MemRequest::FileExtent { file: file.clone(), index, writable };
-        match Self::ask(&node, &request) {
+        match self.ask(&node, &request) {
             MemReply::FileLease(lease) => {
                 let held = HeldFile { node: node.id, lease };
                 self.files.write().unwrap_or_else(PoisonError::into_inner).insert(key, held);
@@ -210,7 +236,7 @@ impl Remote {
     pub fn file_open(&self, file: &FileRef, attr: &proto::store::Attr) -> Result<(), Errno> {
         let node = self.learn(&self.homes.home_of(file)?);
         let request = MemRequest::FileOpen { file: file.clone(), attr: attr.clone() };
-        match Self::ask(&node, &request) {
+        match self.ask(&node, &request) {
             MemReply::Failed(e) => Err(e),
             _ => Ok(()),
         }
@@ -225,7 +251,7 @@ impl Remote {
     /// Tells the cache of a file that pages were written one-sided.
     pub fn file_dirty(&self, file: &FileRef, pages: Vec<(u64, u32)>) -> Result<(), Errno> {
         let node = self.learn(&self.homes.home_of(file)?);
-        match Self::ask(&node, &MemRequest::FileDirty { file: file.clone(), pages }) {
+        match self.ask(&node, &MemRequest::FileDirty { file: file.clone(), pages }) {
             MemReply::Failed(e) => Err(e),
             _ => Ok(()),
         }
@@ -237,7 +263,7 @@ impl Remote {
     /// What the components answered.
     pub fn file_sync(&self, file: &FileRef) -> Result<(), Errno> {
         let node = self.learn(&self.homes.home_of(file)?);
-        match Self::ask(&node, &MemRequest::FileSync { file: file.clone(), data_only: true }) {
+        match self.ask(&node, &MemRequest::FileSync { file: file.clone(), data_only: true }) {
             MemReply::Failed(e) => Err(e),
             _ => Ok(()),
         }
@@ -259,13 +285,30 @@ impl Remote {
         }
     }
 
+    /// Adds what was sent to `messages`.
+    pub fn report(&self, messages: &mut BTreeMap<String, u64>) {
+        let sent = self.sent.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.extend(sent.iter().map(|(kind, n)| ((*kind).to_string(), *n)));
+        let one_sided = [("READ", &self.sent.reads), ("WRITE", &self.sent.writes)];
+        for (kind, n) in one_sided {
+            messages.insert(kind.to_string(), n.load(Ordering::Relaxed));
+        }
+    }
+
     /// Reads `segments` from `id` into `dst`; false as for [`Remote::transfer`].
     pub fn read(&self, id: NodeId, segments: &[Segment], dst: &mut [u8]) -> bool {
+        self.sent.reads.fetch_add(1, Ordering::Relaxed);
         self.transfer(id, |c| c.read(segments, dst))
+    }
+
+    /// Counts a read that needed no transfer: the frames are mapped here.
+    pub fn count_mapped_read(&self) {
+        self.sent.reads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Writes `segments` of `src` to `id`; false as for [`Remote::transfer`].
     pub fn write(&self, id: NodeId, segments: &[Segment], src: &[u8]) -> bool {
+        self.sent.writes.fetch_add(1, Ordering::Relaxed);
         self.transfer(id, |c| c.write(segments, src))
     }
 }

@@ -247,7 +247,7 @@ fn is_harmless(signo: i32) -> bool {
     matches!(signo, libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT)
 }
 
-fn contains(stack: &StackT, sp: u64) -> bool {
+pub(super) fn contains(stack: &StackT, sp: u64) -> bool {
     stack.flags & SS_DISABLE == 0
         && sp > stack.sp
         && sp <= stack.sp.saturating_add(stack.size)

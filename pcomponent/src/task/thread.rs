@@ -43,7 +43,7 @@ pub struct Task {
     /// Its host thread id, which is also what the program sees.
     pub tid: i32,
     pub(super) block: BlockRef,
-    pub(super) scratch: RefCell<Scratch>,
+    pub(crate) scratch: RefCell<Scratch>,
     /// Its counters.
     pub counters: Arc<Counters>,
     /// The signals that the program blocks on this thread.
@@ -56,6 +56,8 @@ pub struct Task {
     pub clear_child_tid: Cell<u64>,
     /// `set_robust_list(2)`.
     pub robust_list: Cell<(u64, u64)>,
+    /// The program's stack pointer at this trap.
+    pub(super) user_sp: Cell<u64>,
     /// A signal that a blocking call was interrupted by.
     pub(super) pending: Cell<Option<SigInfo>>,
     /// For data on its way between program and host; see `kernel`.
@@ -75,6 +77,7 @@ impl Task {
             altstack: Cell::new(disabled),
             clear_child_tid: Cell::new(0),
             robust_list: Cell::new((0, 0)),
+            user_sp: Cell::new(0),
             pending: Cell::new(None),
             bounce: RefCell::new(Vec::new()),
         }
@@ -114,6 +117,11 @@ impl Task {
         self.altstack.get()
     }
 
+    /// Whether the program runs on its alternate stack (as of this trap).
+    pub fn on_altstack(&self) -> bool {
+        super::deliver::contains(&self.altstack.get(), self.user_sp.get())
+    }
+
     /// Sets it.
     pub fn set_altstack(&self, stack: StackT) {
         self.altstack.set(stack);
@@ -136,7 +144,6 @@ impl Task {
         context.sigmask = self.mask.get();
         // SAFETY: attached above; `context`'s FPU state is the caller's to keep.
         unsafe { self.block.enter(&context) };
-        trap::mark_attached(false);
     }
 }
 
@@ -189,7 +196,9 @@ impl Process {
         self.live.fetch_sub(1, Ordering::SeqCst) == 1
     }
 
+    /// The thread needs its block no more.
     pub(super) fn keep_spare(&self, task: Task) {
+        task.block.detach();
         let Task { block, counters, scratch, .. } = task;
         let spare = Spare { block, counters, scratch: scratch.into_inner() };
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(spare);

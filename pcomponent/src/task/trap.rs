@@ -23,6 +23,7 @@ const SYSCALL_LEN: u64 = 2;
 /// Called on every entry from the program, on its thread.
 pub(super) fn hook(signo: i32, info: &SigInfo, context: &mut UContext) -> Next {
     let (process, task) = (process(), current());
+    task.user_sp.set(context.gregs[reg::RSP]);
     let next = match signo {
         libc::SIGSYS if info.code() == SYS_USER_DISPATCH => syscall(process, task, context),
         libc::SIGBUS | libc::SIGSEGV if info.code() > 0 => {

@@ -1,0 +1,72 @@
+//! The address space.
+
+use super::Kernel;
+use crate::memory::MapRequest;
+use abi_linux::kernel::{MemoryOps, MmapRequest};
+use proto::Errno;
+use proto::addr::{UserAddr, UserRange};
+use proto::mem::Prot;
+
+impl MemoryOps for Kernel<'_> {
+    fn map(&self, request: &MmapRequest) -> Result<UserAddr, Errno> {
+        let wanted = MapRequest {
+            addr: request.addr,
+            len: request.len,
+            prot: request.prot,
+            flags: request.flags,
+            backing: request.backing.clone(),
+        };
+        let me = &mut self.task.scratch.borrow_mut();
+        Ok(self.process.memory.map(&wanted, me, &self.task.counters)?.start())
+    }
+
+    fn unmap(&self, range: UserRange) -> Result<(), Errno> {
+        let me = &mut self.task.scratch.borrow_mut();
+        self.process.memory.unmap(range, me, &self.task.counters)
+    }
+
+    fn protect(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
+        self.process.memory.protect(range, prot)
+    }
+
+    fn remap(
+        &self,
+        old: UserRange,
+        new_len: u64,
+        may_move: bool,
+        to: Option<UserAddr>,
+    ) -> Result<UserAddr, Errno> {
+        let me = &mut self.task.scratch.borrow_mut();
+        self.process.memory.remap(old, new_len, may_move, to, me, &self.task.counters)
+    }
+
+    fn brk(&self, addr: UserAddr) -> UserAddr {
+        let me = &mut self.task.scratch.borrow_mut();
+        self.process.memory.brk(addr, me, &self.task.counters)
+    }
+
+    fn discard(&self, range: UserRange) -> Result<(), Errno> {
+        let me = &mut self.task.scratch.borrow_mut();
+        self.process.memory.discard(range, me, &self.task.counters)
+    }
+
+    fn will_need(&self, _range: UserRange) {
+        // A hint: fetching ahead of use is left to the streams of misses.
+    }
+
+    fn sync_range(&self, range: UserRange, wait: bool) -> Result<(), Errno> {
+        let me = &mut self.task.scratch.borrow_mut();
+        self.process.memory.sync(range, wait, me, &self.task.counters)
+    }
+
+    fn residency(&self, range: UserRange) -> Result<Vec<bool>, Errno> {
+        if !self.is_mapped(range) {
+            return Err(Errno::ENOMEM);
+        }
+        Ok(self.process.memory.residency(range))
+    }
+
+    fn is_mapped(&self, range: UserRange) -> bool {
+        self.process.memory.space().is_mapped(range)
+    }
+}

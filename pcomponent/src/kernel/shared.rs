@@ -1,0 +1,103 @@
+//! What the threads of a process share, beyond memory and signals.
+
+use super::Places;
+use crate::boot::Boot;
+use crate::files::{RemoteFile, RemoteFiles};
+use crate::stats::Stats;
+use abi_linux::ProcessState;
+use fabric::{Credential, Options, Peer};
+use proto::process::Spawn;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// See the module.
+pub struct Shared {
+    /// Descriptors, working directory, limits.
+    pub state: ProcessState<RemoteFile>,
+    /// Files at the storage component.
+    pub files: RemoteFiles,
+    /// What was started.
+    pub spawn: Spawn,
+    /// First descriptor of the personality.
+    pub fd_floor: i32,
+    /// When the process began, nanoseconds of CLOCK_BOOTTIME.
+    pub started: u64,
+    auxv: OnceLock<Vec<u8>>,
+    stack: OnceLock<(u64, u64)>,
+    missing: Mutex<BTreeSet<&'static str>>,
+}
+
+impl Shared {
+    /// For the process of `boot`.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub fn new(
+        boot: &Boot,
+        fd_floor: i32,
+        credential: &Credential,
+        options: &Options,
+        places: Arc<Places>,
+        storage: Peer,
+    ) -> Result<Shared, String> {
+        Ok(Shared {
+            state: ProcessState::new(&boot.spawn.cwd, boot.spawn.umask),
+            files: RemoteFiles::new(
+                &boot.storage,
+                storage,
+                places,
+                credential.clone(),
+                options.clone(),
+            ),
+            spawn: boot.spawn.clone(),
+            fd_floor,
+            started: boottime(),
+            auxv: OnceLock::new(),
+            stack: OnceLock::new(),
+            missing: Mutex::new(BTreeSet::new()),
+        })
+    }
+
+    /// Notes what pseudo-files tell of the start.
+    pub fn note_start(&self, auxv: Vec<u8>, stack: (u64, u64)) {
+        let _ = self.auxv.set(auxv);
+        let _ = self.stack.set(stack);
+    }
+
+    /// The auxiliary vector's bytes.
+    pub fn auxv(&self) -> Vec<u8> {
+        self.auxv.get().cloned().unwrap_or_default()
+    }
+
+    /// First and last address of the first stack.
+    pub fn stack(&self) -> (u64, u64) {
+        self.stack.get().copied().unwrap_or_default()
+    }
+
+    /// Logs a call that is not implemented, once by name.
+    pub fn unimplemented(&self, name: &'static str) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.insert(name) {
+            tracing::warn!("the program called {name}, which is not implemented: ENOSYS");
+        }
+    }
+
+    /// Adds what files and calls know.
+    pub fn report(&self, stats: &mut Stats) {
+        let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.unimplemented = missing.iter().map(|n| (*n).to_string()).collect();
+        self.files.report(&mut stats.messages);
+    }
+
+    /// What was written goes out before the process ends.
+    pub fn before_exit(&self) {
+        if let Err(e) = self.files.flush_all() {
+            tracing::error!("writing files back at the end of the program: {e}");
+        }
+    }
+}
+
+fn boottime() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(t.tv_sec * 1_000_000_000 + t.tv_nsec).unwrap_or(0)
+}
