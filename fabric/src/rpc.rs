@@ -1,0 +1,533 @@
+//! The asking side.
+use crate::auth::{mac, random, same};
+use crate::frame::{self, Stream};
+use crate::memory::{Entry, Mapping, SLOTS};
+use crate::server::SEG;
+use crate::{Backend, BackendChoice, Credential, Emulation, FabricError, Segment};
+use proto::addr::RemoteAddr;
+use proto::{Identity, wire};
+use rustix::fd::OwnedFd;
+use serde::{Serialize, de::DeserializeOwned};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+/// options
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// c
+    pub choice: BackendChoice,
+    /// t
+    pub connect_timeout: Duration,
+    /// t
+    pub call_timeout: Duration,
+    /// e
+    pub emulation: Option<Emulation>,
+    /// f
+    pub fd_floor: Option<i32>,
+}
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            choice: BackendChoice::Auto,
+            connect_timeout: Duration::from_secs(2),
+            call_timeout: Duration::from_secs(5),
+            emulation: None,
+            fd_floor: None,
+        }
+    }
+}
+type Maps = Arc<RwLock<HashMap<u32, Arc<(Mapping, bool)>>>>;
+/// a connection
+pub struct Connection {
+    st: Stream,
+    peer: Identity,
+    backend: Backend,
+    options: Options,
+    next: u64,
+    broken: bool,
+    maps: Maps,
+    cache: HashMap<u32, Arc<(Mapping, bool)>>,
+}
+fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
+    FabricError::Local {
+        what: what.into(),
+        why: why.to_string(),
+    }
+}
+impl Connection {
+    /// open
+    pub fn open(
+        addrs: &[String],
+        credential: &Credential,
+        options: &Options,
+    ) -> Result<Connection, FabricError> {
+        Self::open_with(addrs, credential, options, Maps::default())
+    }
+    fn open_with(
+        addrs: &[String],
+        credential: &Credential,
+        options: &Options,
+        maps: Maps,
+    ) -> Result<Connection, FabricError> {
+        let mut last = FabricError::Unreachable {
+            addr: addrs.join(", "),
+            why: "no address fits the fabric chosen".into(),
+        };
+        for a in addrs {
+            let fits = match options.choice {
+                BackendChoice::Auto => true,
+                BackendChoice::Shm => a.starts_with("shm:"),
+                BackendChoice::Tcp => a.starts_with("tcp:"),
+            };
+            if !fits {
+                continue;
+            }
+            match Self::dial(a, credential, options, maps.clone()) {
+                Ok(c) => return Ok(c),
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+    fn dial(
+        a: &str,
+        credential: &Credential,
+        options: &Options,
+        maps: Maps,
+    ) -> Result<Connection, FabricError> {
+        let un = |why: String| FabricError::Unreachable {
+            addr: a.into(),
+            why,
+        };
+        let (fd, backend): (OwnedFd, _) = if let Some(p) = a.strip_prefix("shm:") {
+            (
+                std::os::unix::net::UnixStream::connect(p)
+                    .map_err(|e| un(e.to_string()))?
+                    .into(),
+                Backend::Shm,
+            )
+        } else {
+            let hp = a
+                .strip_prefix("tcp:")
+                .ok_or_else(|| un("unknown address".into()))?;
+            let sa = std::net::ToSocketAddrs::to_socket_addrs(hp)
+                .map_err(|e| un(e.to_string()))?
+                .next()
+                .ok_or_else(|| un("no address".into()))?;
+            let t = std::net::TcpStream::connect_timeout(&sa, options.connect_timeout)
+                .map_err(|e| un(e.to_string()))?;
+            let _ = t.set_nodelay(true);
+            (t.into(), Backend::Tcp)
+        };
+        let fd = match options.fd_floor {
+            Some(f) => host::descriptor::raise(fd, f).map_err(|e| local("dup", e))?,
+            None => fd,
+        };
+        let limit = options.connect_timeout;
+        let mut st = Stream::new(fd, a.to_string());
+        let nonce: [u8; 16] = random()?;
+        let hello = wire::encode(&(wire::PROTOCOL_VERSION, credential.identity, nonce));
+        st.send(
+            &[&frame::head(frame::MSG, 0, hello.len(), 0), &hello],
+            limit,
+        )?;
+        let dl = Some(Instant::now() + limit);
+        let mut get = |st: &mut Stream| -> Result<Vec<u8>, FabricError> {
+            let h = st.recv_head(dl, limit)?;
+            let mut b = vec![0; h.len];
+            st.recv(&mut b, dl, limit)?;
+            if h.status != 0 {
+                return Err(FabricError::Rejected {
+                    addr: a.into(),
+                    why: String::from_utf8_lossy(&b).into(),
+                });
+            }
+            Ok(b)
+        };
+        let theirs = get(&mut st)?;
+        let proof = mac(&credential.secret.0, &[b"client", &nonce, &theirs]);
+        st.send(&[&frame::head(frame::MSG, 0, 32, 0), &proof], limit)?;
+        let b = get(&mut st)?;
+        let (peer, p): (Identity, [u8; 32]) =
+            wire::decode(&b).map_err(|e| FabricError::Protocol {
+                peer: a.into(),
+                why: e.to_string(),
+            })?;
+        if !same(
+            &p,
+            &mac(&credential.secret.0, &[b"server", &nonce, &theirs]),
+        ) {
+            return Err(FabricError::Rejected {
+                addr: a.into(),
+                why: "it does not know the cluster key".into(),
+            });
+        }
+        st.spin = Duration::from_micros(20);
+        Ok(Connection {
+            st,
+            peer,
+            backend,
+            options: options.clone(),
+            next: 1,
+            broken: false,
+            maps,
+            cache: HashMap::new(),
+        })
+    }
+    /// backend
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+    /// peer
+    pub fn peer(&self) -> Identity {
+        self.peer
+    }
+    /// broken
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+    fn note<T>(&mut self, r: Result<T, FabricError>) -> Result<T, FabricError> {
+        if let Err(e) = &r {
+            if e.is_fatal() {
+                self.broken = true;
+            }
+        }
+        r
+    }
+    /// call
+    pub fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, FabricError> {
+        let t = self.options.call_timeout;
+        self.call_timeout(request, t)
+    }
+    /// call
+    pub fn call_timeout(
+        &mut self,
+        request: &[u8],
+        timeout: Duration,
+    ) -> Result<Vec<u8>, FabricError> {
+        let begun = Instant::now();
+        let r = self
+            .exchange(frame::MSG, &[request], timeout)
+            .and_then(|(s, b)| {
+                if s == 0 {
+                    Ok(b)
+                } else {
+                    Err(FabricError::Broken {
+                        peer: self.st.name.clone(),
+                        why: "it gave the request up".into(),
+                    })
+                }
+            });
+        if let Some(e) = &self.options.emulation {
+            e.delay(begun, request.len());
+        }
+        self.note(r)
+    }
+    fn exchange(
+        &mut self,
+        kind: u8,
+        parts: &[&[u8]],
+        limit: Duration,
+    ) -> Result<(u8, Vec<u8>), FabricError> {
+        let len: usize = parts.iter().map(|p| p.len()).sum();
+        if len > frame::MAX {
+            return Err(FabricError::Invalid(format!("a message of {len} bytes")));
+        }
+        let id = self.next;
+        self.next += 1;
+        let h = frame::head(kind, 0, len, id);
+        let mut all: Vec<&[u8]> = vec![&h];
+        all.extend(parts);
+        self.st.send(&all, limit)?;
+        let dl = Some(Instant::now() + limit);
+        let h = self.st.recv_head(dl, limit)?;
+        if h.id != id {
+            return Err(FabricError::Protocol {
+                peer: self.st.name.clone(),
+                why: "answer to another question".into(),
+            });
+        }
+        let mut b = vec![0; h.len];
+        self.st.recv(&mut b, dl, limit)?;
+        Ok((h.status, b))
+    }
+    /// ask
+    pub fn ask<Q: Serialize, R: DeserializeOwned>(&mut self, q: &Q) -> Result<R, FabricError> {
+        let b = self.call(&wire::encode(q))?;
+        wire::decode(&b).map_err(|e| FabricError::Protocol {
+            peer: self.st.name.clone(),
+            why: e.to_string(),
+        })
+    }
+    fn map(&mut self, region: u32) -> Result<Arc<(Mapping, bool)>, FabricError> {
+        if let Some(m) = self.cache.get(&region) {
+            return Ok(m.clone());
+        }
+        let known = self
+            .maps
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&region)
+            .cloned();
+        let m = match known {
+            Some(m) => m,
+            None => {
+                let limit = self.options.call_timeout;
+                self.st.send(
+                    &[&frame::head(frame::MAP, 0, 4, 0), &region.to_le_bytes()],
+                    limit,
+                )?;
+                let mut b = [0u8; 64];
+                let mut space =
+                    [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                let mut anc = rustix::net::RecvAncillaryBuffer::new(&mut space);
+                let m = rustix::net::recvmsg(
+                    &self.st.fd,
+                    &mut [std::io::IoSliceMut::new(&mut b)],
+                    &mut anc,
+                    rustix::net::RecvFlags::CMSG_CLOEXEC,
+                )
+                .map_err(|e| local("recvmsg", e))?;
+                let fd = anc
+                    .drain()
+                    .find_map(|a| {
+                        if let rustix::net::RecvAncillaryMessage::ScmRights(mut r) = a {
+                            r.next()
+                        } else {
+                            None
+                        }
+                    })
+                    .ok_or(FabricError::BadKey)?;
+                let (len, w): (u64, bool) =
+                    wire::decode(&b[frame::HEAD..m.bytes]).map_err(|e| local("map", e))?;
+                let m = Arc::new((Mapping::new(&fd, len as usize, w)?, w));
+                self.maps
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(region, m.clone());
+                m
+            }
+        };
+        self.cache.insert(region, m.clone());
+        Ok(m)
+    }
+    fn entry(&mut self, slot: u32) -> Result<*const Entry, FabricError> {
+        let t = self.map(0)?;
+        if slot as usize >= SLOTS {
+            return Err(FabricError::BadKey);
+        }
+        Ok(t.0.at.cast::<Entry>().wrapping_add(slot as usize))
+    }
+    fn place(&mut self, at: RemoteAddr, len: usize, write: bool) -> Result<*mut u8, FabricError> {
+        let e = self.entry(at.key.slot)?;
+        // SAFETY: inside the table.
+        let e = unsafe { &*e };
+        if at.key.nonce == 0 || e.nonce.load(Ordering::Acquire) != at.key.nonce {
+            return Err(FabricError::BadKey);
+        }
+        if at
+            .offset
+            .checked_add(len as u64)
+            .is_none_or(|x| x > e.len.load(Ordering::Relaxed))
+        {
+            return Err(FabricError::OutOfBounds);
+        }
+        if write && e.region_access.load(Ordering::Relaxed) & 1 == 0 {
+            return Err(FabricError::AccessDenied);
+        }
+        let off = e.offset.load(Ordering::Relaxed) + at.offset;
+        let m = self.map(at.key.region)?;
+        if write && !m.1 {
+            return Err(FabricError::AccessDenied);
+        }
+        Ok(m.0.at.wrapping_add(off as usize))
+    }
+    /// valid
+    pub fn still_valid(&mut self, at: RemoteAddr) -> bool {
+        // SAFETY: inside the table.
+        self.entry(at.key.slot)
+            .is_ok_and(|e| unsafe { &*e }.nonce.load(Ordering::Acquire) == at.key.nonce)
+    }
+    /// mapped
+    pub fn mapped(&mut self, at: RemoteAddr, len: usize) -> Option<*const u8> {
+        if self.backend != Backend::Shm || self.options.emulation.is_some() {
+            return None;
+        }
+        self.place(at, len, false).ok().map(|p| p.cast_const())
+    }
+    /// read
+    pub fn read(&mut self, segs: &[Segment], dst: &mut [u8]) -> Result<(), FabricError> {
+        let begun = Instant::now();
+        let r = self.read_inner(segs, dst);
+        if let Some(e) = &self.options.emulation {
+            e.delay(begun, segs.iter().map(|s| s.len as usize).sum());
+        }
+        self.note(r)
+    }
+    fn read_inner(&mut self, segs: &[Segment], dst: &mut [u8]) -> Result<(), FabricError> {
+        if self.backend == Backend::Shm {
+            for s in segs {
+                let p = self.place(s.remote, s.len as usize, false)?;
+                let to = &mut dst[s.local as usize..(s.local + s.len) as usize];
+                // SAFETY: inside the mapping.
+                unsafe { std::ptr::copy_nonoverlapping(p, to.as_mut_ptr(), to.len()) };
+                if !self.still_valid(s.remote) {
+                    return Err(FabricError::BadKey);
+                }
+            }
+            return Ok(());
+        }
+        let body: Vec<u8> = segs.iter().flat_map(pack).collect();
+        let limit = self.options.call_timeout;
+        let (st, b) = self.exchange(frame::READ, &[&body], limit)?;
+        status(st)?;
+        let mut b = &b[..];
+        for s in segs {
+            let Some((h, t)) = b.split_at_checked(s.len as usize) else {
+                return Err(FabricError::Protocol {
+                    peer: self.st.name.clone(),
+                    why: "short read".into(),
+                });
+            };
+            dst[s.local as usize..(s.local + s.len) as usize].copy_from_slice(h);
+            b = t;
+        }
+        Ok(())
+    }
+    /// write
+    pub fn write(&mut self, segs: &[Segment], src: &[u8]) -> Result<(), FabricError> {
+        let begun = Instant::now();
+        let r = self.write_inner(segs, src);
+        if let Some(e) = &self.options.emulation {
+            e.delay(begun, segs.iter().map(|s| s.len as usize).sum());
+        }
+        self.note(r)
+    }
+    fn write_inner(&mut self, segs: &[Segment], src: &[u8]) -> Result<(), FabricError> {
+        if self.backend == Backend::Shm {
+            for s in segs {
+                let p = self.place(s.remote, s.len as usize, true)?;
+                let from = &src[s.local as usize..(s.local + s.len) as usize];
+                // SAFETY: inside the mapping.
+                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), p, from.len()) };
+                if !self.still_valid(s.remote) {
+                    return Err(FabricError::BadKey);
+                }
+            }
+            return Ok(());
+        }
+        let mut body = (segs.len() as u32).to_le_bytes().to_vec();
+        body.extend(segs.iter().flat_map(pack));
+        let mut parts: Vec<&[u8]> = vec![&body];
+        parts.extend(
+            segs.iter()
+                .map(|s| &src[s.local as usize..(s.local + s.len) as usize]),
+        );
+        let limit = self.options.call_timeout;
+        let (st, _) = self.exchange(frame::WRITE, &parts, limit)?;
+        status(st)
+    }
+}
+fn pack(s: &Segment) -> [u8; SEG] {
+    let mut b = [0; SEG];
+    let k = s.remote.key;
+    b[..4].copy_from_slice(&k.region.to_le_bytes());
+    b[4..8].copy_from_slice(&k.slot.to_le_bytes());
+    b[8..16].copy_from_slice(&k.nonce.to_le_bytes());
+    b[16..24].copy_from_slice(&s.remote.offset.to_le_bytes());
+    b[24..].copy_from_slice(&s.len.to_le_bytes());
+    b
+}
+fn status(s: u8) -> Result<(), FabricError> {
+    match s {
+        0 => Ok(()),
+        1 => Err(FabricError::BadKey),
+        2 => Err(FabricError::OutOfBounds),
+        _ => Err(FabricError::AccessDenied),
+    }
+}
+struct PeerInner {
+    addrs: Mutex<Vec<String>>,
+    credential: Credential,
+    options: Options,
+    idle: Mutex<Vec<Connection>>,
+    maps: Maps,
+}
+/// a pool
+#[derive(Clone)]
+pub struct Peer(Arc<PeerInner>);
+/// taken from the pool
+pub struct PeerGuard<'a> {
+    peer: &'a PeerInner,
+    c: Option<Connection>,
+}
+impl Drop for PeerGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(c) = self.c.take() {
+            if !c.broken {
+                self.peer
+                    .idle
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(c);
+            }
+        }
+    }
+}
+impl std::ops::Deref for PeerGuard<'_> {
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        self.c.as_ref().unwrap_or_else(|| unreachable!())
+    }
+}
+impl std::ops::DerefMut for PeerGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.c.as_mut().unwrap_or_else(|| unreachable!())
+    }
+}
+impl Peer {
+    /// new
+    pub fn new(addrs: Vec<String>, credential: Credential, options: Options) -> Peer {
+        Peer(Arc::new(PeerInner {
+            addrs: Mutex::new(addrs),
+            credential,
+            options,
+            idle: Mutex::default(),
+            maps: Maps::default(),
+        }))
+    }
+    /// get
+    pub fn get(&self) -> Result<PeerGuard<'_>, FabricError> {
+        let idle = self
+            .0
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let c = match idle {
+            Some(c) => c,
+            None => {
+                let a = self
+                    .0
+                    .addrs
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                Connection::open_with(&a, &self.0.credential, &self.0.options, self.0.maps.clone())?
+            }
+        };
+        Ok(PeerGuard {
+            peer: &self.0,
+            c: Some(c),
+        })
+    }
+    /// ask
+    pub fn ask<Q: Serialize, R: DeserializeOwned>(&self, q: &Q) -> Result<R, FabricError> {
+        self.get()?.ask(q)
+    }
+    /// set
+    pub fn set_addrs(&self, addrs: Vec<String>) {
+        *self.0.addrs.lock().unwrap_or_else(PoisonError::into_inner) = addrs;
+    }
+}
