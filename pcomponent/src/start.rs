@@ -10,7 +10,7 @@ use crate::task::{Process, run_main};
 use fabric::{Credential, Peer};
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::mem::{Backing, FileRef, MapFlags, MemReply, MemRequest, Prot};
-use proto::store::{Attr, Location, StoreReply, StoreRequest};
+use proto::store::{Attr, FileId, Location, StoreReply, StoreRequest};
 use proto::{Errno, Identity, wire};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::fs::File;
@@ -44,6 +44,8 @@ impl From<String> for NoStart {
 /// Runs the role `process`. Descriptors 3, 4, 5 are the boot message, the
 /// report pipe and the statistics file.
 pub fn run() -> ! {
+    // Threads of ours never take a signal; the program's do once they are it.
+    host::signal::set_mask(host::signal::SigSet::ALL.without(host::signal::SYNCHRONOUS));
     let Some([boot, report, stats]) = inherited() else {
         let _ = writeln!(
             std::io::stderr(),
@@ -98,11 +100,11 @@ fn become_program(boot: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
     let registry = Registry::new();
     let (mut scratch, counters) = (memory.scratch(), registry.counters());
     let loader = Loader { boot: &boot, storage: &storage, memory: &memory };
-    let image = loader.load(&mut scratch, &counters)?;
+    let (image, file) = loader.load(&mut scratch, &counters)?;
     let kernel = kernel::Shared::new(&boot, floor, &credential, &options, places, storage.clone())?;
     let aux = aux(&image);
     let (sp, stack, auxv) = loader.first_stack(&aux, &mut scratch, &counters)?;
-    kernel.note_start(auxv, (stack.start().0, stack.end().0 - 1));
+    kernel.note_start(auxv, (stack.start().0, stack.end().0 - 1), file);
     let context = host::trap::fresh_context(image.entry.0, sp.0);
     drop(scratch);
     let process = Process::new(boot.process, memory, registry, kernel);
@@ -211,7 +213,11 @@ impl Loader<'_> {
         }
     }
 
-    fn load(&self, me: &mut Scratch, counters: &Counters) -> Result<elf::Image, NoStart> {
+    fn load(
+        &self,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<(elf::Image, FileId), NoStart> {
         let (file, attr) = self.open()?;
         let read = |offset: u64, len: usize| -> Result<Vec<u8>, NoStart> {
             let len = u32::try_from(len).map_err(|e| self.cannot(e))?;
@@ -236,7 +242,7 @@ impl Loader<'_> {
         let heap = UserAddr(end + BRK_GAP).align_up(PAGE_SIZE);
         let heap = heap.ok_or_else(|| self.cannot("no room for a heap"))?;
         self.memory.set_brk(heap).map_err(|e| self.cannot(format!("its heap: {e}")))?;
-        Ok(image)
+        Ok((image, file.id))
     }
 
     /// Maps one segment: the file's part privately, zeros for the rest.

@@ -62,7 +62,7 @@ impl Kernel<'_> {
             _ if vma.flags.has(MapFlags::HEAP) => b"[heap]".to_vec(),
             _ if vma.range.contains(proto::UserAddr(stack)) => b"[stack]".to_vec(),
             VmaBacking::Anonymous => Vec::new(),
-            VmaBacking::File { file, .. } => self.shared().files.path_of_mapping(file),
+            VmaBacking::File { file, .. } => self.shared().path_of_mapping(file),
         };
         MapLine {
             range: vma.range,

@@ -6,7 +6,9 @@ use crate::files::{RemoteFile, RemoteFiles};
 use crate::stats::Stats;
 use abi_linux::ProcessState;
 use fabric::{Credential, Options, Peer};
+use proto::mem::FileRef;
 use proto::process::Spawn;
+use proto::store::FileId;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -24,6 +26,7 @@ pub struct Shared {
     pub started: u64,
     auxv: OnceLock<Vec<u8>>,
     stack: OnceLock<(u64, u64)>,
+    image: OnceLock<FileId>,
     missing: Mutex<BTreeSet<&'static str>>,
 }
 
@@ -54,12 +57,14 @@ impl Shared {
             started: boottime(),
             auxv: OnceLock::new(),
             stack: OnceLock::new(),
+            image: OnceLock::new(),
             missing: Mutex::new(BTreeSet::new()),
         })
     }
 
     /// Notes what pseudo-files tell of the start.
-    pub fn note_start(&self, auxv: Vec<u8>, stack: (u64, u64)) {
+    pub fn note_start(&self, auxv: Vec<u8>, stack: (u64, u64), image: FileId) {
+        let _ = self.image.set(image);
         let _ = self.auxv.set(auxv);
         let _ = self.stack.set(stack);
     }
@@ -72,6 +77,14 @@ impl Shared {
     /// First and last address of the first stack.
     pub fn stack(&self) -> (u64, u64) {
         self.stack.get().copied().unwrap_or_default()
+    }
+
+    /// The path of a mapped file, as well as it is known.
+    pub fn path_of_mapping(&self, file: &FileRef) -> Vec<u8> {
+        if self.image.get() == Some(&file.id) {
+            return self.spawn.program.clone();
+        }
+        self.files.path_of_mapping(file)
     }
 
     /// Logs a call that is not implemented, once by name.

@@ -8,7 +8,7 @@ use host::sys;
 use linux_raw_sys::general as nr;
 use proto::Errno;
 use proto::addr::UserAddr;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 const CLONE_SETTLS: u64 = 0x0008_0000;
@@ -26,7 +26,10 @@ struct Start {
     xstate: Vec<u8>,
     fs: u64,
     clear_tid: u64,
-    set_tid: Option<UserAddr>,
+    /// Words that get the new thread's id: the parent's and the child's. The
+    /// child stores both before it runs: it may be gone, and its stack with
+    /// the words in it, before the parent looks again.
+    set_tid: [Option<UserAddr>; 2],
     mask: host::signal::SigSet,
 }
 
@@ -49,27 +52,23 @@ pub(super) fn clone_thread(
         xstate: frame::xstate_of(context),
         fs: if has(CLONE_SETTLS) { args.tls } else { parent.user_fs() },
         clear_tid: if has(CLONE_CHILD_CLEARTID) { args.child_tid } else { 0 },
-        set_tid: has(CLONE_CHILD_SETTID).then_some(UserAddr(args.child_tid)),
+        set_tid: [
+            has(CLONE_PARENT_SETTID).then_some(UserAddr(args.parent_tid)),
+            has(CLONE_CHILD_SETTID).then_some(UserAddr(args.child_tid)),
+        ],
         mask: parent.mask(),
     };
     let spare = process.take_spare().map_err(|e| Errno(e.0))?;
     let (tell, told) = sync_channel(1);
     process.enlist();
     let spawned = std::thread::Builder::new().stack_size(HOST_STACK).spawn(move || {
-        let task = Task::new(spare, start.mask);
-        let _ = tell.send(task.tid);
-        begin(process, task, &start);
+        begin(process, Task::new(spare, start.mask), &start, &tell);
     });
     let answer = spawned
         .map_err(|_| Errno::EAGAIN)
         .and_then(|_| told.recv_timeout(START_LIMIT).map_err(|_| Errno::EAGAIN));
     match answer {
-        Ok(tid) => {
-            if has(CLONE_PARENT_SETTID) {
-                let _ = process.copy_out(parent, UserAddr(args.parent_tid), &tid.to_le_bytes());
-            }
-            Ok(tid)
-        }
+        Ok(tid) => Ok(tid),
         Err(e) => {
             process.discharge();
             Err(e)
@@ -77,15 +76,17 @@ pub(super) fn clone_thread(
     }
 }
 
-fn begin(process: &'static Process, task: Task, start: &Start) {
+fn begin(process: &'static Process, task: Task, start: &Start, tell: &SyncSender<i32>) {
     task.set_user_fs(start.fs);
     task.clear_child_tid.set(start.clear_tid);
     if let Err(e) = task.attach() {
         crate::fatal::host("entering a new thread", e);
     }
-    if let Some(at) = start.set_tid {
+    for at in start.set_tid.into_iter().flatten() {
         let _ = process.copy_out(&task, at, &task.tid.to_le_bytes());
     }
+    // Only now may the parent go on: it may wait for the word to be cleared.
+    let _ = tell.send(task.tid);
     let mut context = start.context;
     let mut room = vec![0u8; start.xstate.len() + 64];
     if !start.xstate.is_empty() {

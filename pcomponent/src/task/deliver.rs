@@ -69,19 +69,42 @@ impl Signals {
         let slot = &mut actions[signo.unsigned_abs() as usize];
         let old = std::mem::replace(slot, new);
         if !signal::SYNCHRONOUS.has(signo) {
-            let done = if new.is_handler() {
-                host::trap::catch(signo)
-            } else {
-                signal::set_default(signo, new.handler == SIG_IGN)
-            };
-            done.map_err(|e| Errno(e.0))?;
+            at_host(signo, new).map_err(|e| Errno(e.0))?;
         }
         Ok(old)
+    }
+
+    /// Has the host deliver to us what would end the program, so that what it
+    /// wrote goes out first.
+    ///
+    /// # Errors
+    /// What the host answered.
+    pub fn install(&self) -> Result<(), sys::Errno> {
+        (1..=64)
+            .filter(|n| !matches!(*n, libc::SIGKILL | libc::SIGSTOP))
+            .filter(|n| !signal::SYNCHRONOUS.has(*n))
+            .try_for_each(|n| at_host(n, UserAction::default()))
     }
 
     fn reset(&self, signo: i32) {
         let _ = self.set(signo, UserAction::default());
     }
+}
+
+/// Makes the host's disposition follow the program's. Where the default would
+/// end the program it is ours to carry out.
+fn at_host(signo: i32, action: UserAction) -> Result<(), sys::Errno> {
+    let ends = action.handler == SIG_DFL && !is_harmless(signo) && !stops(signo);
+    if action.is_handler() || ends {
+        host::trap::catch(signo)
+    } else {
+        signal::set_default(signo, action.handler == SIG_IGN)
+    }
+}
+
+/// Whether the default action is to stop the process.
+fn stops(signo: i32) -> bool {
+    matches!(signo, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGSTOP)
 }
 
 impl Task {
@@ -99,7 +122,7 @@ impl Task {
         let action = process.signals.action(signo);
         if !action.is_handler() {
             if action.handler == SIG_DFL {
-                self.die_of(signo, context);
+                self.die_of(process, signo);
             }
             return;
         }
@@ -107,9 +130,11 @@ impl Task {
             process.signals.reset(signo);
         }
         if !self.push_frame(process, &action, info, context) {
-            self.die_of(libc::SIGSEGV, context);
+            self.die_of(process, libc::SIGSEGV);
             return;
         }
+        // A handler starts with a fresh FPU state.
+        context.fpstate = 0;
         let own = if action.flags & SA_NODEFER != 0 { SigSet::EMPTY } else { SigSet::of(signo) };
         self.mask.set(self.mask.get().with(action.mask).with(own));
     }
@@ -125,7 +150,7 @@ impl Task {
         let action = process.signals.action(signo);
         // The kernel does not let a fault be blocked or ignored either.
         if self.mask.get().has(signo) || !action.is_handler() {
-            self.die_of(signo, context);
+            self.die_of(process, signo);
         } else {
             self.deliver(process, info, context);
         }
@@ -191,7 +216,7 @@ impl Task {
         let at = UserAddr(context.gregs[reg::RSP]);
         let mut raw = [0; signal::UCONTEXT_SIZE];
         if process.copy_in(self, at, &mut raw) != raw.len() {
-            self.die_of(libc::SIGSEGV, context);
+            self.die_of(process, libc::SIGSEGV);
             return;
         }
         let saved = UContext::from_bytes(&raw);
@@ -204,12 +229,12 @@ impl Task {
         let mut head = [0; 512];
         let at = UserAddr(saved.fpstate);
         if process.copy_in(self, at, &mut head) != head.len() {
-            self.die_of(libc::SIGSEGV, context);
+            self.die_of(process, libc::SIGSEGV);
             return;
         }
         let mut image = vec![0; frame::xstate_size(&head)];
         if process.copy_in(self, at, &mut image) != image.len() {
-            self.die_of(libc::SIGSEGV, context);
+            self.die_of(process, libc::SIGSEGV);
             return;
         }
         frame::restore_xstate(context, &image);
@@ -217,9 +242,12 @@ impl Task {
 
     /// The default action of a signal that ends the process: by the host, so
     /// that whoever waits for it sees the same as natively.
-    pub(super) fn die_of(&self, signo: i32, context: &mut UContext) {
+    pub(super) fn die_of(&self, process: &Process, signo: i32) {
         if is_harmless(signo) {
             return;
+        }
+        if !stops(signo) {
+            super::trap::last_words(process);
         }
         if signal::set_default(signo, false).is_err() {
             fatal::exit_now(128 + signo);
@@ -238,7 +266,6 @@ impl Task {
         }
         signal::set_mask(SigSet::ALL.without(SigSet::of(signo)));
         // Stopping signals come back here when the process is continued.
-        let _ = context;
     }
 }
 

@@ -245,7 +245,7 @@ pub fn run_main(
         crate::fatal::end("a process was started twice in one host process");
     }
     let process = self::process();
-    if let Err(e) = trap::install(super::trap::hook) {
+    if let Err(e) = trap::install(super::trap::hook).and_then(|()| process.signals.install()) {
         return e;
     }
     let spare = match process.take_spare() {

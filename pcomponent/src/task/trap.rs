@@ -35,6 +35,9 @@ pub(super) fn hook(signo: i32, info: &SigInfo, context: &mut UContext) -> Next {
             Next::Resume
         }
     };
+    if next == Next::Leave {
+        pass_on(trap::take_pending(&task.block));
+    }
     if next == Next::Resume {
         if let Some(info) = task.pending.take().or_else(|| trap::take_pending(&task.block)) {
             task.deliver(process, &info, context);
@@ -47,6 +50,18 @@ pub(super) fn hook(signo: i32, info: &SigInfo, context: &mut UContext) -> Next {
         context.sigmask = task.mask.get().without(host::signal::SYNCHRONOUS);
     }
     next
+}
+
+/// A signal that came to a thread as it ended is for another one.
+fn pass_on(pending: Option<SigInfo>) {
+    if let Some(info) = pending {
+        let pid = rustix::process::getpid().as_raw_nonzero().get() as usize;
+        let signo = info.signo() as usize;
+        // SAFETY: kill(2) takes numbers alone.
+        let _ = unsafe {
+            host::sys::plain(linux_raw_sys::general::__NR_kill, [pid, signo, 0, 0, 0, 0])
+        };
+    }
 }
 
 fn fault(process: &Process, task: &Task, info: &SigInfo, context: &mut UContext) {
@@ -136,10 +151,18 @@ fn has_handler(process: &Process, info: &SigInfo) -> bool {
 
 /// The process ends: what others are to see of it goes out first.
 pub(super) fn end_process(process: &Process, status: i32) -> ! {
+    last_words(process);
+    fatal::exit_now(status)
+}
+
+/// Files and shared mappings are written back, statistics reported, the address
+/// space given up. One thread does it; others that come here wait for the end.
+pub(super) fn last_words(process: &Process) {
+    static ONCE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    std::mem::forget(ONCE.lock());
     process.kernel.before_exit();
     let (mut scratch, counters) = (process.memory.scratch(), process.registry.counters());
     process.memory.flush_for_exit(&mut scratch, &counters);
     crate::start::report_stats(process);
     process.memory.end(process.id);
-    fatal::exit_now(status)
 }
