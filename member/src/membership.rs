@@ -191,6 +191,20 @@ impl Member {
         self.shared.state().gmm.clone()
     }
 
+    /// Asks `gmm` as this node; once more where the connection turns out to be
+    /// broken, as it is after a restart of `gmm`. Every request to `gmm` may be
+    /// repeated: the worst that comes of it is a process number that nobody
+    /// uses, which goes when this component does.
+    ///
+    /// # Errors
+    /// `gmm` is away. A refusal is an answer.
+    pub fn ask(&self, request: &GmmRequest) -> Result<GmmReply, FabricError> {
+        match self.gmm().ask(request) {
+            Err(FabricError::Broken { .. }) => self.gmm().ask(request),
+            other => other,
+        }
+    }
+
     /// Ends the membership in good order: no heartbeat is sent afterwards, and
     /// `gmm`, if it can be reached, knows. Takes at most a few seconds; a
     /// second call does nothing.

@@ -40,7 +40,10 @@ impl Ahead {
         let len = rest.len().min(dst.len());
         dst[..len].copy_from_slice(&rest[..len]);
         self.next = at + len as u64;
-        Some(Served { len, ends: self.ends && len == rest.len() })
+        Some(Served {
+            len,
+            ends: self.ends && len == rest.len(),
+        })
     }
 
     /// How much to fetch for a read of `want` bytes at `at`: more than `want`

@@ -9,8 +9,10 @@
 //! component, and survives the process.
 
 mod ahead;
+mod file;
 mod host;
 mod hostcalls;
+mod inner;
 mod ops;
 mod remote;
 mod state;
@@ -19,4 +21,6 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use remote::{RemoteFile, RemoteFiles};
+#[allow(unreachable_pub)]
+pub use file::RemoteFile;
+pub(crate) use remote::RemoteFiles;

@@ -15,7 +15,10 @@ impl FileOps for Kernel<'_> {
         let file = self.shared().files.open(at, flags, mode)?;
         if flags & O_TRUNC != 0 {
             // Leases of what was cut off are void.
-            self.process.memory.remote().forget_file(file.storage(), file.id());
+            self.process
+                .memory
+                .remote()
+                .forget_file(file.storage(), file.id());
         }
         Ok(file)
     }
@@ -67,17 +70,14 @@ impl FileOps for Kernel<'_> {
     fn truncate(&self, file: &RemoteFile, len: u64) -> Result<(), Errno> {
         let done = self.shared().files.truncate(file, len);
         // Leases of what was cut off are void.
-        self.process.memory.remote().forget_file(file.storage(), file.id());
+        self.process
+            .memory
+            .remote()
+            .forget_file(file.storage(), file.id());
         done
     }
 
-    fn fallocate(
-        &self,
-        file: &RemoteFile,
-        mode: u32,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), Errno> {
+    fn fallocate(&self, file: &RemoteFile, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
         self.shared().files.fallocate(file, mode, offset, len)
     }
 
@@ -94,30 +94,45 @@ impl FileOps for Kernel<'_> {
     }
 
     fn mkdir(&self, at: &Location, mode: u32) -> Result<(), Errno> {
-        self.shared().files.change(&StoreRequest::Mkdir { at: at.clone(), mode })
+        self.shared().files.change(&StoreRequest::Mkdir {
+            at: at.clone(),
+            mode,
+        })
     }
 
     fn mknod(&self, at: &Location, mode: u32) -> Result<(), Errno> {
-        self.shared().files.change(&StoreRequest::Mknod { at: at.clone(), mode })
+        self.shared().files.change(&StoreRequest::Mknod {
+            at: at.clone(),
+            mode,
+        })
     }
 
     fn unlink(&self, at: &Location, dir: bool) -> Result<(), Errno> {
-        self.shared().files.change(&StoreRequest::Unlink { at: at.clone(), dir })
+        self.shared().files.change(&StoreRequest::Unlink {
+            at: at.clone(),
+            dir,
+        })
     }
 
     fn rename(&self, from: &Location, to: &Location, flags: u32) -> Result<(), Errno> {
         let (from, to) = (from.clone(), to.clone());
-        self.shared().files.change(&StoreRequest::Rename { from, to, flags })
+        self.shared()
+            .files
+            .change(&StoreRequest::Rename { from, to, flags })
     }
 
     fn link(&self, from: &Location, to: &Location, follow: bool) -> Result<(), Errno> {
         let (from, to) = (from.clone(), to.clone());
-        self.shared().files.change(&StoreRequest::Link { from, to, follow })
+        self.shared()
+            .files
+            .change(&StoreRequest::Link { from, to, follow })
     }
 
     fn symlink(&self, target: &[u8], at: &Location) -> Result<(), Errno> {
         let (target, at) = (target.to_vec(), at.clone());
-        self.shared().files.change(&StoreRequest::Symlink { target, at })
+        self.shared()
+            .files
+            .change(&StoreRequest::Symlink { target, at })
     }
 
     fn readlink(&self, at: &Location) -> Result<Vec<u8>, Errno> {
@@ -125,15 +140,27 @@ impl FileOps for Kernel<'_> {
     }
 
     fn access(&self, at: &Location, mode: u32, flags: u32) -> Result<(), Errno> {
-        self.shared().files.change(&StoreRequest::Access { at: at.clone(), mode, flags })
+        self.shared().files.change(&StoreRequest::Access {
+            at: at.clone(),
+            mode,
+            flags,
+        })
     }
 
     fn chmod(&self, at: &Location, mode: u32) -> Result<(), Errno> {
-        self.shared().files.change(&StoreRequest::Chmod { at: at.clone(), mode })
+        self.shared().files.change(&StoreRequest::Chmod {
+            at: at.clone(),
+            mode,
+        })
     }
 
     fn chown(&self, at: &Location, uid: u32, gid: u32, follow: bool) -> Result<(), Errno> {
-        self.shared().files.change(&StoreRequest::Chown { at: at.clone(), uid, gid, follow })
+        self.shared().files.change(&StoreRequest::Chown {
+            at: at.clone(),
+            uid,
+            gid,
+            follow,
+        })
     }
 
     fn utimens(

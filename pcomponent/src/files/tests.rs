@@ -1,8 +1,8 @@
 //! The files of a process over a model of the components: storage holds what
 //! was flushed, the cache holds the rest, as their messages promise.
 
-use super::remote::{RemoteFile, RemoteFiles};
 use super::wire::Components;
+use super::{RemoteFile, RemoteFiles};
 use proptest::prelude::*;
 use proto::mem::{FileRef, MemReply, MemRequest};
 use proto::store::{
@@ -54,7 +54,10 @@ fn ino(handle: &FileHandle) -> u64 {
 impl World {
     fn attr(&self, ino: u64) -> Attr {
         let stored = &self.stored[&ino];
-        let time = Timespec { sec: stored.mtime, nsec: 0 };
+        let time = Timespec {
+            sec: stored.mtime,
+            nsec: 0,
+        };
         Attr {
             id: FileId { dev: 1, ino },
             mode: 0o100_644,
@@ -89,7 +92,9 @@ impl World {
     }
 
     fn write_back(&mut self, ino: u64) {
-        let Some(cached) = self.cache.get_mut(&ino).filter(|c| c.dirty) else { return };
+        let Some(cached) = self.cache.get_mut(&ino).filter(|c| c.dirty) else {
+            return;
+        };
         self.clock += 1;
         let stored = self.stored.get_mut(&ino).unwrap();
         stored.data.clone_from(&cached.data);
@@ -113,8 +118,16 @@ impl World {
                     ino
                 });
                 self.stored.get_mut(&ino).unwrap().opens += 1;
-                assert_eq!(flags & O_TRUNC, 0, "the cache is to be cut, not only storage");
-                StoreReply::Opened { handle: handle(ino), attr: self.attr(ino), created }
+                assert_eq!(
+                    flags & O_TRUNC,
+                    0,
+                    "the cache is to be cut, not only storage"
+                );
+                StoreReply::Opened {
+                    handle: handle(ino),
+                    attr: self.attr(ino),
+                    created,
+                }
             }
             StoreRequest::Close { handle } => {
                 self.stored.get_mut(&ino(handle)).unwrap().opens -= 1;
@@ -122,12 +135,21 @@ impl World {
             }
             StoreRequest::Stat { handle } => StoreReply::Attr(self.attr(ino(handle))),
             StoreRequest::StatPath { at, .. } => StoreReply::Attr(self.attr(self.locate(at)?)),
-            StoreRequest::Utimens { at, mtime: SetTime::To(time), .. } => {
+            StoreRequest::Utimens {
+                at,
+                mtime: SetTime::To(time),
+                ..
+            } => {
                 let ino = self.locate(at)?;
                 self.stored.get_mut(&ino).unwrap().mtime = time.sec;
                 StoreReply::Done
             }
-            StoreRequest::Fallocate { handle, offset, len, .. } => {
+            StoreRequest::Fallocate {
+                handle,
+                offset,
+                len,
+                ..
+            } => {
                 let end = (offset + len) as usize;
                 let data = &mut self.stored.get_mut(&ino(handle)).unwrap().data;
                 data.resize(data.len().max(end), 0);
@@ -140,17 +162,33 @@ impl World {
     }
 
     fn state(&mut self, ino: u64) -> MemReply {
-        let mtime = Timespec { sec: self.stored[&ino].mtime, nsec: 0 };
+        let mtime = Timespec {
+            sec: self.stored[&ino].mtime,
+            nsec: 0,
+        };
         let cached = self.cached(ino);
-        MemReply::FileState { size: cached.data.len() as u64, mtime, dirty: cached.dirty }
+        MemReply::FileState {
+            size: cached.data.len() as u64,
+            mtime,
+            dirty: cached.dirty,
+        }
     }
 
     fn mem(&mut self, file: &FileRef, request: &MemRequest) -> Result<MemReply, Errno> {
         let ino = file.id.ino;
         Ok(match request {
             MemRequest::FileOpen { attr, .. } => {
-                if self.cache.get(&ino).is_some_and(|c| !c.dirty && c.of != attr.mtime.sec) {
+                if self
+                    .cache
+                    .get(&ino)
+                    .is_some_and(|c| !c.dirty && c.of != attr.mtime.sec)
+                {
                     self.cache.remove(&ino);
+                }
+                let cached = self.cached(ino);
+                if !cached.dirty {
+                    // What the opener saw is taken at its word.
+                    cached.data.resize(attr.size as usize, 0);
                 }
                 self.state(ino)
             }
@@ -179,7 +217,10 @@ impl World {
                 cached.data.resize(cached.data.len().max(end), 0);
                 cached.data[at..end].copy_from_slice(data);
                 cached.dirty = true;
-                MemReply::Written { offset: at as u64, size: cached.data.len() as u64 }
+                MemReply::Written {
+                    offset: at as u64,
+                    size: cached.data.len() as u64,
+                }
             }
             MemRequest::FileTruncate { len, .. } => {
                 let cached = self.cached(ino);
@@ -198,7 +239,11 @@ impl Components for Model {
     }
     fn memory(&self, file: &FileRef, request: &MemRequest) -> Result<MemReply, Errno> {
         let mut world = self.0.lock().unwrap();
-        let kind = if matches!(request, MemRequest::FileRead { .. }) { "read" } else { "other" };
+        let kind = if matches!(request, MemRequest::FileRead { .. }) {
+            "read"
+        } else {
+            "other"
+        };
         *world.counts.entry(kind).or_default() += 1;
         world.mem(file, request)
     }
@@ -213,7 +258,10 @@ fn files() -> (RemoteFiles, Model) {
 }
 
 fn at(name: &str) -> Location {
-    Location { dir: None, path: name.as_bytes().to_vec() }
+    Location {
+        dir: None,
+        path: name.as_bytes().to_vec(),
+    }
 }
 
 fn stored(model: &Model, name: &str) -> Vec<u8> {
@@ -223,20 +271,50 @@ fn stored(model: &Model, name: &str) -> Vec<u8> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Open { name: usize, slot: usize, cut: bool },
-    Close { slot: usize },
-    Read { slot: usize, offset: u64, len: usize },
-    Write { slot: usize, offset: u64, len: usize, byte: u8 },
-    Append { slot: usize, len: usize, byte: u8 },
-    Truncate { slot: usize, len: u64 },
-    Fallocate { slot: usize, offset: u64, len: u64 },
-    Sync { slot: usize },
-    Stat { slot: usize },
+    Open {
+        name: usize,
+        slot: usize,
+        cut: bool,
+    },
+    Close {
+        slot: usize,
+    },
+    Read {
+        slot: usize,
+        offset: u64,
+        len: usize,
+    },
+    Write {
+        slot: usize,
+        offset: u64,
+        len: usize,
+        byte: u8,
+    },
+    Append {
+        slot: usize,
+        len: usize,
+        byte: u8,
+    },
+    Truncate {
+        slot: usize,
+        len: u64,
+    },
+    Fallocate {
+        slot: usize,
+        offset: u64,
+        len: u64,
+    },
+    Sync {
+        slot: usize,
+    },
+    Stat {
+        slot: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let slot = 0usize..4;
-    let offset = prop_oneof![Just(0u64), 0u64..400_000];
+    let offset = prop_oneof![Just(0u64), 0u64..20_000, 0u64..400_000];
     let len = prop_oneof![1usize..5000, 1usize..200_000];
     prop_oneof![
         2 => (0usize..2, slot.clone(), any::<bool>())
@@ -271,8 +349,8 @@ impl Expected {
         }
     }
 
-    fn run(&mut self, files: &RemoteFiles, step: Step) {
-        match step {
+    fn run(&mut self, files: &RemoteFiles, step: &Step) {
+        match *step {
             Step::Open { name, slot, cut } => {
                 let flags = O_RDWR | O_CREAT | if cut { O_TRUNC } else { 0 };
                 let file = files.open(&at(NAMES[name]), flags, 0o644).unwrap();
@@ -290,9 +368,17 @@ impl Expected {
                 let mut dst = vec![0; len];
                 let got = files.read_at(file, offset, &mut dst).unwrap();
                 let start = (offset as usize).min(content.len());
-                assert_eq!(&dst[..got], &content[start..(start + len).min(content.len())]);
+                assert_eq!(
+                    &dst[..got],
+                    &content[start..(start + len).min(content.len())]
+                );
             }),
-            Step::Write { slot, offset, len, byte } => self.with(slot, |content, file| {
+            Step::Write {
+                slot,
+                offset,
+                len,
+                byte,
+            } => self.with(slot, |content, file| {
                 files.write_at(file, offset, &vec![byte; len]).unwrap();
                 let end = offset as usize + len;
                 content.resize(content.len().max(end), 0);
@@ -335,10 +421,10 @@ proptest! {
         let (files, model) = files();
         let mut expected = Expected { contents: Default::default(), open: Default::default() };
         for step in steps {
-            expected.run(&files, step);
+            expected.run(&files, &step);
         }
         for slot in 0..4 {
-            expected.run(&files, Step::Close { slot });
+            expected.run(&files, &Step::Close { slot });
         }
         for (name, content) in NAMES.iter().zip(&expected.contents) {
             if files.stat_path(&at(name), true).is_ok() {
@@ -363,6 +449,30 @@ fn small_sequential_reads_are_few_messages() {
 }
 
 #[test]
+fn a_write_is_seen_by_a_reader_ahead_of_it() {
+    let (files, _) = files();
+    let reader = files.open(&at("a"), O_RDWR | O_CREAT, 0o644).unwrap();
+    let writer = files.open(&at("a"), O_RDWR, 0).unwrap();
+    files.write_at(&writer, 0, &[1; 64 << 10]).unwrap();
+    let mut dst = [0; 4];
+    files.read_at(&reader, 0, &mut dst).unwrap();
+    files.write_at(&writer, 4, &[2; 4]).unwrap();
+    files.read_at(&reader, 4, &mut dst).unwrap();
+    assert_eq!(dst, [2; 4]);
+}
+
+#[test]
+fn an_old_opener_does_not_undo_what_was_written_since() {
+    let (files, _) = files();
+    let early = files.open(&at("a"), O_RDWR | O_CREAT, 0o644).unwrap();
+    let writer = files.open(&at("a"), O_RDWR, 0).unwrap();
+    files.write_at(&writer, 0, b"data").unwrap();
+    files.flush(&writer).unwrap();
+    let mut dst = [0; 9];
+    assert_eq!(files.read_at(&early, 0, &mut dst), Ok(4));
+}
+
+#[test]
 fn growth_by_another_process_is_seen_at_the_end() {
     let (files, model) = files();
     let file = files.open(&at("a"), O_RDWR | O_CREAT, 0o644).unwrap();
@@ -370,7 +480,13 @@ fn growth_by_another_process_is_seen_at_the_end() {
     let mut dst = [0; 16];
     assert_eq!(files.read_at(&file, 0, &mut dst), Ok(3));
     assert_eq!(files.read_at(&file, 3, &mut dst), Ok(0));
-    model.0.lock().unwrap().cached(1).data.extend_from_slice(b"two");
+    model
+        .0
+        .lock()
+        .unwrap()
+        .cached(1)
+        .data
+        .extend_from_slice(b"two");
     assert_eq!(files.read_at(&file, 3, &mut dst), Ok(3));
     assert_eq!(&dst[..3], b"two");
 }
@@ -390,8 +506,14 @@ fn a_time_that_was_set_is_not_undone_by_write_back() {
     let (files, model) = files();
     let file = files.open(&at("a"), O_RDWR | O_CREAT, 0o644).unwrap();
     files.write_at(&file, 0, b"x").unwrap();
-    let time = SetTime::To(Timespec { sec: 12345, nsec: 0 });
-    let place = Location { dir: Some(file.handle()), path: Vec::new() };
+    let time = SetTime::To(Timespec {
+        sec: 12345,
+        nsec: 0,
+    });
+    let place = Location {
+        dir: Some(file.handle()),
+        path: Vec::new(),
+    };
     files.utimens(&place, time, time, true).unwrap();
     files.flush(&file).unwrap();
     drop(file);
@@ -415,7 +537,13 @@ fn stores_through_a_mapping_are_read() {
     files.file_ref(&file, true).unwrap();
     let mut dst = [0; 6];
     assert_eq!(files.read_at(&file, 0, &mut dst), Ok(6));
-    model.0.lock().unwrap().cached(1).data.copy_from_slice(b"after!");
+    model
+        .0
+        .lock()
+        .unwrap()
+        .cached(1)
+        .data
+        .copy_from_slice(b"after!");
     assert_eq!(files.read_at(&file, 0, &mut dst), Ok(6));
     assert_eq!(&dst, b"after!");
 }

@@ -60,7 +60,11 @@ impl Wire {
         drop(known);
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         let made = || {
-            Peer::new(info.addrs.clone(), self.credential.clone(), self.options.clone())
+            Peer::new(
+                info.addrs.clone(),
+                self.credential.clone(),
+                self.options.clone(),
+            )
         };
         peers.entry(info.id).or_insert_with(made).clone()
     }

@@ -299,29 +299,28 @@ impl Memory {
         }
         let covered: u64 = mapped.iter().map(|r| r.len()).sum();
         drop(space);
-        if self.has_leases(range) {
-            self.defer(&mut deferred, SpaceOp::Discard { range });
-            self.drop_whole_leases(range);
+        if self.drop_whole_leases(range) {
+            // At once: an extent that is committed anew must not lose its
+            // frames to a change that was put off.
+            self.ask_home(&mut deferred, SpaceOp::Discard { range })?;
         }
         if covered == range.len() { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
-    fn has_leases(&self, range: UserRange) -> bool {
-        range.extents().any(|n| self.pages.extent(n).is_some_and(|e| e.lease().is_some()))
-    }
-
     /// Home frees the frames of extents that are discarded whole and revokes
-    /// their keys.
-    fn drop_whole_leases(&self, range: UserRange) {
+    /// their keys. Whether there are any.
+    fn drop_whole_leases(&self, range: UserRange) -> bool {
+        let mut dropped = false;
         for number in range.extents() {
             let start = UserAddr(number * proto::addr::EXTENT_SIZE);
             let whole = UserRange::new(start, proto::addr::EXTENT_SIZE);
-            if whole.is_some_and(|w| range.contains_range(w)) {
-                if let Some(extent) = self.pages.extent(number) {
-                    extent.set_lease(None);
-                }
+            let Some(extent) = self.pages.extent(number) else { continue };
+            if whole.is_some_and(|w| range.contains_range(w)) && extent.lease().is_some() {
+                extent.set_lease(None);
+                dropped = true;
             }
         }
+        dropped
     }
 
     /// mremap(2). In place where that goes; else the bytes are copied to a new

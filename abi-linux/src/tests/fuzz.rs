@@ -1,0 +1,84 @@
+//! Any call with any arguments: an answer, never a panic, and memory that the
+//! program can't write stays as it is.
+
+use super::mock::{HOLE, Mock, PID, RO, RO_BYTE, RW, RW_LEN};
+use crate::table::TABLE;
+use proptest::prelude::*;
+
+fn argument() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => (0..RW_LEN).prop_map(|n| RW + n),
+        2 => (0..RW_LEN / 64).prop_map(|n| RW + n * 64),
+        2 => Just(RO),
+        2 => Just(RW + RW_LEN - 4),
+        1 => Just(HOLE),
+        1 => Just(0),
+        4 => 0u64..12,
+        2 => 0u64..0x10000,
+        1 => Just(-100i64 as u64),
+        1 => Just(u64::MAX),
+        1 => Just(PID as u64),
+        1 => (0u32..64).prop_map(|n| 1 << n),
+        1 => any::<u64>(),
+    ]
+}
+
+/// Paths that lead nowhere outside the temporary directory.
+const STRINGS: [&str; 8] = [
+    "f",
+    "/f",
+    "d",
+    "/d/x",
+    "/proc/self/fd/3",
+    "/dev/zero",
+    "",
+    "/proc/self/status",
+];
+
+fn prepared() -> Mock {
+    let k = Mock::new();
+    k.write_file("f", b"some content");
+    std::fs::create_dir(k.root.path().join("d")).unwrap();
+    for (n, text) in (0..).zip(STRINGS) {
+        k.string(RW + n * 64, text);
+    }
+    // Vectors, times and sets that make sense.
+    k.put_at(
+        RW + 1024,
+        &[RW + 2048, 100, RW + 3000, 7]
+            .map(u64::to_le_bytes)
+            .concat(),
+    );
+    k.put_at(RW + 1088, &[0u64, 1000].map(u64::to_le_bytes).concat());
+    k.open("/f", 2);
+    k.call(crate::consts::nr::__NR_pipe, &[RW + 4096]);
+    k.open("/d", 0);
+    k.open("/dev/zero", 2);
+    k.open("/proc/self/status", 0);
+    k
+}
+
+fn call() -> impl Strategy<Value = (usize, [u64; 6])> {
+    (0..TABLE.len(), prop::array::uniform6(argument()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn any_sequence_of_calls(calls in prop::collection::vec(call(), 1..40)) {
+        let k = prepared();
+        for (n, args) in calls {
+            let _ = crate::dispatch(&k, TABLE[n].number, args);
+        }
+        prop_assert_eq!(k.bytes(RO, 4096), [RO_BYTE; 4096]);
+        // Every number of the table is open at the host.
+        for fd in k.state.fds.numbers() {
+            prop_assert!(k.fds.borrow().contains_key(&fd), "{} is not reserved", fd);
+        }
+    }
+
+    #[test]
+    fn any_number(number: u64, args in prop::array::uniform6(any::<u64>())) {
+        let _ = crate::dispatch(&prepared(), number, args);
+    }
+}

@@ -1,0 +1,99 @@
+//! The table against itself, the kernel's numbers, and its page of documentation.
+
+use super::mock::Mock;
+use crate::consts::nr;
+use crate::table::{Entry, Level, TABLE, entry, name};
+use std::fmt::Write;
+
+#[test]
+fn is_in_order_without_doubles() {
+    assert!(TABLE.windows(2).all(|w| w[0].number < w[1].number));
+}
+
+#[test]
+fn knows_the_kernels_numbers() {
+    for (number, expected) in [
+        (nr::__NR_read, "read"),
+        (nr::__NR_clone3, "clone3"),
+        (nr::__NR_epoll_pwait2, "epoll_pwait2"),
+        (nr::__NR_file_setattr, "file_setattr"),
+        (nr::__NR_rseq, "rseq"),
+    ] {
+        assert_eq!(name(number.into()), expected);
+    }
+    assert_eq!(name(u64::MAX), "unknown");
+    assert_eq!(name(336), "unknown");
+}
+
+#[test]
+fn a_call_has_a_handler_if_it_is_supported() {
+    for e in TABLE {
+        assert_eq!(e.handler.is_some(), e.level != Level::None, "{}", e.name);
+        assert!(
+            e.level != Level::Partial || !e.caveat.is_empty(),
+            "{} needs a caveat",
+            e.name
+        );
+    }
+}
+
+#[test]
+fn a_missing_call_is_told_by_name() {
+    let k = Mock::new();
+    let missing = TABLE.iter().find(|e| e.level == Level::None).unwrap();
+    assert_eq!(
+        crate::dispatch(&k, missing.number, [0; 6]),
+        crate::Outcome::Return(-38)
+    );
+    assert_eq!(
+        crate::dispatch(&k, 100_000, [0; 6]),
+        crate::Outcome::Return(-38)
+    );
+    assert_eq!(*k.missing.borrow(), [missing.name, "unknown"]);
+}
+
+fn row(e: &Entry) -> String {
+    let level = match e.level {
+        Level::Full => "full",
+        Level::Partial => "partial",
+        Level::PassThrough => "pass-through",
+        Level::Ignored => "accepted",
+        Level::None => "-",
+    };
+    format!("| {} | {} | {level} | {} |\n", e.number, e.name, e.caveat)
+}
+
+fn page() -> String {
+    let count = |level| TABLE.iter().filter(|e| e.level == level).count();
+    let mut page = String::from("# System calls\n\n");
+    let _ = writeln!(
+        page,
+        "Generated from `abi-linux/src/table.rs`; a test keeps it up to date \
+         (`SPLITKERNEL_WRITE_DOCS=1 cargo test -p splitkernel-abi-linux table` writes it anew).\n\n\
+         Of {} calls {} are as on Linux, {} partly so, {} go to the processor component's own \
+         kernel, {} are accepted without effect. The others answer `ENOSYS`, and the name is \
+         logged once.\n",
+        TABLE.len(),
+        count(Level::Full),
+        count(Level::Partial),
+        count(Level::PassThrough),
+        count(Level::Ignored),
+    );
+    page += "| number | call | support | what differs |\n|---:|---|---|---|\n";
+    page + &TABLE.iter().map(row).collect::<String>()
+}
+
+#[test]
+fn documentation_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/syscalls.md");
+    if std::env::var_os("SPLITKERNEL_WRITE_DOCS").is_some() {
+        std::fs::write(path, page()).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == page(),
+        "docs/syscalls.md is out of date: run \
+         SPLITKERNEL_WRITE_DOCS=1 cargo test -p splitkernel-abi-linux table"
+    );
+    assert!(entry(0).is_some());
+}

@@ -1,0 +1,4 @@
+//! Pure parts: no fabric, no clock.
+
+pub mod ledger;
+pub mod space;

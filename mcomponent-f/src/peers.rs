@@ -1,0 +1,165 @@
+//! The other components: gmm for placement, other memory components for
+//! promises, storage components for files.
+
+use fabric::{FabricError, Options, Peer};
+use member::Member;
+use proto::gmm::{GmmReply, GmmRequest, NodeInfo};
+use proto::mem::{MemReply, MemRequest};
+use proto::store::{FileId, StoreReply, StoreRequest};
+use proto::{Errno, NodeId, ProcessId, VRegionId};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// What the memory component asks of others; tests have their own.
+pub trait Others: Send + Sync {
+    /// Who we are.
+    fn node(&self) -> NodeId;
+    /// Where a vRegion goes. `ENOMEM`: every component is full.
+    ///
+    /// # Errors
+    /// `ENOMEM`, `EIO` where gmm does not answer.
+    fn place(
+        &self,
+        process: ProcessId,
+        vregion: VRegionId,
+        bytes: u64,
+        not: &[NodeId],
+    ) -> Result<NodeInfo, Errno>;
+    /// Asks another memory component.
+    ///
+    /// # Errors
+    /// `EIO` where it does not answer.
+    fn memory(&self, node: &NodeInfo, request: &MemRequest) -> Result<MemReply, Errno>;
+    /// Asks a storage component. Requests are those that may be repeated.
+    ///
+    /// # Errors
+    /// `EIO` where it does not answer within the deadline.
+    fn storage(&self, node: NodeId, request: &StoreRequest) -> Result<StoreReply, Errno>;
+    /// The processes that gmm knows, if it answers.
+    fn processes(&self) -> Option<BTreeSet<ProcessId>>;
+}
+
+/// Over the fabric.
+#[derive(Default)]
+pub struct Network {
+    member: OnceLock<Member>,
+    peers: Mutex<HashMap<NodeId, (Vec<String>, Peer)>>,
+}
+
+impl Network {
+    /// Registered: questions can be asked from now on.
+    pub fn set_member(&self, member: Member) {
+        let _ = self.member.set(member);
+    }
+
+    /// Our membership.
+    pub fn member(&self) -> Option<&Member> {
+        self.member.get()
+    }
+
+    fn ask_gmm(&self, request: &GmmRequest) -> Result<GmmReply, Errno> {
+        let member = self.member.get().ok_or(Errno::EIO)?;
+        member.ask(request).map_err(|e| {
+            tracing::warn!("gmm does not answer: {e}");
+            Errno::EIO
+        })
+    }
+
+    fn peer(&self, node: NodeId, addrs: &[String]) -> Result<Peer, Errno> {
+        let member = self.member.get().ok_or(Errno::EIO)?;
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, peer)) = peers.get(&node) {
+            if known == addrs || addrs.is_empty() {
+                return Ok(peer.clone());
+            }
+        }
+        if addrs.is_empty() {
+            return Err(Errno::EIO);
+        }
+        let peer = Peer::new(addrs.to_vec(), member.credential(), Options::default());
+        peers.insert(node, (addrs.to_vec(), peer.clone()));
+        Ok(peer)
+    }
+
+    /// The addresses of a component now.
+    fn look_up(&self, node: NodeId) -> Result<Vec<String>, Errno> {
+        match self.ask_gmm(&GmmRequest::Members)? {
+            GmmReply::Members(all) => {
+                all.into_iter().find(|n| n.id == node).map(|n| n.addrs).ok_or(Errno::EIO)
+            }
+            _ => Err(Errno::EIO),
+        }
+    }
+}
+
+/// A restarted storage component is given this long to come back.
+const STORAGE_PATIENCE: Duration = Duration::from_secs(3);
+const STORAGE_RETRY: Duration = Duration::from_millis(100);
+
+impl Others for Network {
+    fn node(&self) -> NodeId {
+        self.member.get().map_or(NodeId(0), Member::node)
+    }
+
+    fn place(
+        &self,
+        process: ProcessId,
+        vregion: VRegionId,
+        bytes: u64,
+        not: &[NodeId],
+    ) -> Result<NodeInfo, Errno> {
+        let request = GmmRequest::PlaceVRegion { process, vregion, bytes, not: not.to_vec() };
+        match self.ask_gmm(&request)? {
+            GmmReply::Placed(info) => Ok(info),
+            GmmReply::Refused(proto::gmm::Refusal::OutOfMemory) => Err(Errno::ENOMEM),
+            other => {
+                tracing::warn!("gmm placed no vRegion of {process}: {other:?}");
+                Err(Errno::ENOMEM)
+            }
+        }
+    }
+
+    fn memory(&self, node: &NodeInfo, request: &MemRequest) -> Result<MemReply, Errno> {
+        self.peer(node.id, &node.addrs)?.ask(request).map_err(|e| {
+            tracing::warn!("memory component {}: {e}", node.name);
+            Errno::EIO
+        })
+    }
+
+    fn storage(&self, node: NodeId, request: &StoreRequest) -> Result<StoreReply, Errno> {
+        let begun = std::time::Instant::now();
+        let mut peer = self.peer(node, &[]).or_else(|_| self.peer(node, &self.look_up(node)?))?;
+        loop {
+            match peer.ask(request) {
+                Ok(StoreReply::Failed(e)) => return Err(e),
+                Ok(reply) => return Ok(reply),
+                Err(e @ FabricError::Timeout { .. }) => {
+                    tracing::warn!("storage component {node}: {e}");
+                    return Err(Errno::EIO);
+                }
+                Err(e) if begun.elapsed() > STORAGE_PATIENCE => {
+                    tracing::warn!("storage component {node}: {e}");
+                    return Err(Errno::EIO);
+                }
+                Err(_) => std::thread::sleep(STORAGE_RETRY),
+            }
+            if let Ok(again) = self.look_up(node).and_then(|addrs| self.peer(node, &addrs)) {
+                peer = again;
+            }
+        }
+    }
+
+    fn processes(&self) -> Option<BTreeSet<ProcessId>> {
+        match self.ask_gmm(&GmmRequest::Status) {
+            Ok(GmmReply::Status(s)) => Some(s.processes.iter().map(|p| p.process).collect()),
+            _ => None,
+        }
+    }
+}
+
+/// Names a file for messages.
+#[must_use]
+pub fn file_name(storage: NodeId, id: FileId) -> String {
+    format!("file {}:{} of storage component {storage}", id.dev, id.ino)
+}

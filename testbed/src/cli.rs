@@ -1,0 +1,327 @@
+//! Command line.
+
+use crate::plan::Fabric;
+use crate::shape::{CacheSize, parse_cache, parse_line};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fabric::Emulation;
+use proto::process::Policy;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Runs unmodified static Linux programs on a disaggregated machine: processor,
+/// memory and storage components that share nothing but a network.
+///
+/// Begin with `testbed doctor`, which says what this host offers, and
+/// `testbed demo`. Then: testbed run --cache 64M -- PROGRAM [ARGS]
+#[derive(Parser, Debug)]
+#[command(version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Runs a program on a testbed made for it, or on one that is up.
+    ///
+    /// Standard input, output, error, signals and the exit status pass through
+    /// unchanged; nothing of the testbed is left afterwards. Other statuses:
+    /// 125 the system failed (the message says which component and how), 126
+    /// the program can't be executed, 127 it was not found.
+    Run(Box<RunArgs>),
+    /// Brings a testbed up that stays, as a file describes it.
+    Up(UpArgs),
+    /// Takes a testbed down: ends what runs on it and removes all of it.
+    Down {
+        /// Which.
+        name: String,
+    },
+    /// Shows a testbed's components and processes.
+    Status {
+        /// Which; may be left out when one is up.
+        name: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists the testbeds that are up.
+    List,
+    /// Checks what this host offers: for each thing, whether it is there, what
+    /// is lost without it, and how to get it. Status 1 if something that every
+    /// program needs is missing.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Counts the words of a real text, natively and on a testbed whose cache
+    /// holds a share of what the program needs; compares the output and shows
+    /// where the time went.
+    Demo(DemoArgs),
+    /// Measures the testbed itself.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// Cleans up behind a testbed that was killed; started by testbed.
+    #[command(hide = true)]
+    Janitor {
+        /// The run directory.
+        directory: PathBuf,
+    },
+    /// Owns the components of a testbed that stays; started by `testbed up`.
+    #[command(hide = true)]
+    Supervise {
+        /// Which.
+        name: String,
+    },
+}
+
+/// See [`Command::Bench`].
+#[derive(Subcommand, Debug)]
+pub(crate) enum Bench {
+    /// Compares the emulated network with what was asked, per backend.
+    Calibrate {
+        /// One network to measure instead of the usual ones, e.g.
+        /// latency=3us,bandwidth=40Gbit.
+        #[arg(long, value_name = "SPEC")]
+        emulate: Option<EmulationSpec>,
+    },
+}
+
+/// An emulated network, understood, and as it was written: so it is handed on.
+#[derive(Clone, Debug)]
+pub(crate) struct EmulationSpec {
+    pub(crate) text: String,
+    pub(crate) network: Emulation,
+}
+
+impl FromStr for EmulationSpec {
+    type Err = <Emulation as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<EmulationSpec, Self::Err> {
+        let (text, network) = (text.to_owned(), text.parse()?);
+        Ok(EmulationSpec { text, network })
+    }
+}
+
+/// See [`Command::Run`].
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) cache: CacheArgs,
+    /// Memory of each memory component.
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = parse_memory, conflicts_with = "on")]
+    pub(crate) memory: u64,
+    /// How many memory components.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), conflicts_with = "on")]
+    pub(crate) memory_components: u16,
+    /// Which memory component gets a program's next GiB of address space.
+    #[arg(long, value_enum, default_value_t = Placement::RoundRobin, conflicts_with = "on")]
+    pub(crate) placement: Placement,
+    /// What carries messages and pages between components.
+    #[arg(long, value_enum, default_value_t = Fabric::Auto, conflicts_with = "on")]
+    pub(crate) fabric: Fabric,
+    /// The directory that the program sees as `/`. The current directory is
+    /// kept where it lies inside, else the program starts in `/`.
+    #[arg(long, value_name = "DIR", default_value = "/", conflicts_with = "on")]
+    pub(crate) root: PathBuf,
+    /// A network to emulate: added latency per operation (one round trip) and
+    /// bandwidth, e.g. latency=3us,bandwidth=40Gbit.
+    #[arg(long, value_name = "SPEC", conflicts_with = "on")]
+    pub(crate) emulate: Option<EmulationSpec>,
+    /// File that gets the counters of the program and the components, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stats: Option<PathBuf>,
+    /// Says on standard error where the time went.
+    #[arg(long)]
+    pub(crate) report: bool,
+    /// Run on this testbed, which `testbed up` brought up, instead of a new one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) on: Option<String>,
+    /// What the components log to standard error: error, warn, info, debug, or
+    /// directives as in the environment variable RUST_LOG [default: warn].
+    #[arg(long, value_name = "LEVEL", conflicts_with = "on")]
+    pub(crate) log: Option<String>,
+    /// The program, a static x86-64 binary, and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_name = "PROGRAM [ARGS]"
+    )]
+    pub(crate) program: Vec<OsString>,
+}
+
+/// The program's cache; what is not given is as the testbed's description has
+/// it, or the default.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct CacheArgs {
+    /// Memory at the processor component: a size such as 64M, or a share such
+    /// as 25% of the program's peak footprint. For a share the program is run
+    /// twice: first with a cache that holds everything, to learn its
+    /// footprint, its output discarded and its input kept for the second run
+    /// (a terminal's is not: the first run finds no input). Files that it
+    /// writes are written twice [default: 256MiB].
+    #[arg(long, value_name = "SIZE|PERCENT", value_parser = parse_cache)]
+    pub(crate) cache: Option<CacheSize>,
+    /// Bytes in a cache line: a power of two, 4KiB to 2MiB [default: 4KiB].
+    #[arg(long, value_name = "SIZE", value_parser = parse_line)]
+    pub(crate) line: Option<u64>,
+    /// Lines in a set, 8 or more [default: 64].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
+    pub(crate) ways: Option<u32>,
+    /// Which line goes when a set is full [default: fifo].
+    #[arg(long, value_enum)]
+    pub(crate) policy: Option<Replacement>,
+    /// Most lines fetched ahead by one miss; 0 turns prefetch off
+    /// [default: 16].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    pub(crate) prefetch: Option<u32>,
+}
+
+/// See [`Policy`].
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Replacement {
+    /// The oldest.
+    Fifo,
+    /// Any.
+    Random,
+    /// The oldest, but not one that was missed again soon after it had gone.
+    Reuse,
+}
+
+impl From<Replacement> for Policy {
+    fn from(policy: Replacement) -> Policy {
+        match policy {
+            Replacement::Fifo => Policy::Fifo,
+            Replacement::Random => Policy::Random,
+            Replacement::Reuse => Policy::Reuse,
+        }
+    }
+}
+
+/// Placement policies of gmm.
+#[derive(
+    ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Placement {
+    /// Each in turn.
+    #[default]
+    RoundRobin,
+    /// The one with most room.
+    MostFree,
+    /// The one that serves least.
+    LeastLoaded,
+}
+
+impl Placement {
+    /// As gmm's command line has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Placement::RoundRobin => "round-robin",
+            Placement::MostFree => "most-free",
+            Placement::LeastLoaded => "least-loaded",
+        }
+    }
+}
+
+/// See [`Command::Up`].
+#[derive(Args, Debug)]
+pub(crate) struct UpArgs {
+    /// The description (TOML; see --example).
+    #[arg(required_unless_present = "example")]
+    pub(crate) file: Option<PathBuf>,
+    /// A name other than the description's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Prints a description with comments, to begin with.
+    #[arg(long)]
+    pub(crate) example: bool,
+}
+
+/// See [`Command::Demo`].
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// How much text.
+    #[arg(long, value_name = "SIZE", default_value = "100M", value_parser = member::parse_size)]
+    pub(crate) size: u64,
+    /// The cache, as for `testbed run`.
+    #[arg(long, value_name = "SIZE|PERCENT", default_value = "25%", value_parser = parse_cache)]
+    pub(crate) cache: CacheSize,
+    /// What carries messages and pages between components.
+    #[arg(long, value_enum, default_value_t = Fabric::Auto)]
+    pub(crate) fabric: Fabric,
+    /// Threads of the word count.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) threads: u16,
+}
+
+/// Memory of a component: at least one extent.
+pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
+    let size = member::parse_size(text).map_err(|e| e.to_string())?;
+    if size < proto::EXTENT_SIZE {
+        return Err(format!(
+            "{text} is less than a memory component can use: give 2MiB or more"
+        ));
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn refused(arguments: &[&str]) -> String {
+        let all = [&["testbed", "run"], arguments, &["--", "true"]].concat();
+        Cli::try_parse_from(all).expect_err("accepted").to_string()
+    }
+
+    #[test]
+    fn is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_option_and_cure() {
+        for (arguments, words) in [
+            (&["--cache", "0"][..], &["--cache", "64M"][..]),
+            (&["--cache", "101%"], &["--cache", "at most 100"]),
+            (&["--cache", "0%"], &["--cache", "25%"]),
+            (&["--cache", "lots"], &["--cache", "64M"]),
+            (&["--line", "5000"], &["--line", "power of two"]),
+            (&["--line", "4M"], &["--line", "2 MiB"]),
+            (&["--ways", "2"], &["--ways", "8"]),
+            (&["--memory", "1M"], &["--memory", "2MiB"]),
+            (
+                &["--memory-components", "0"],
+                &["--memory-components", "1..=64"],
+            ),
+            (
+                &["--policy", "lru"],
+                &["--policy", "fifo", "random", "reuse"],
+            ),
+            (&["--fabric", "rdma"], &["--fabric", "auto", "shm", "tcp"]),
+            (&["--on", "x", "--root", "/tmp"], &["--root", "--on"]),
+        ] {
+            let said = refused(arguments);
+            for word in words {
+                assert!(said.contains(word), "{arguments:?} lacks {word:?}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_programs_own_options_are_its_own() {
+        let cli = Cli::parse_from(["testbed", "run", "--report", "ls", "--cache", "-l"]);
+        let Command::Run(run) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(run.program, ["ls", "--cache", "-l"]);
+        assert!(run.report);
+    }
+}

@@ -1,0 +1,258 @@
+//! A component's process: started, heard when it is ready, watched, ended.
+
+use anyhow::{Context, Result};
+use proto::NodeKind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::Deserialize;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    pub(crate) kind: NodeKind,
+    /// Unique in the testbed.
+    pub(crate) name: String,
+    pub(crate) binary: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    /// Where its messages go; standard error if nowhere.
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// For people: `mcomponent m0`, and plain `gmm`, of which there is one.
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            NodeKind::Manager => write!(f, "gmm"),
+            kind => write!(f, "{kind} {}", self.name),
+        }
+    }
+}
+
+/// What a component says of itself when it is ready.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub(crate) struct Ready {
+    /// Where it listens.
+    pub(crate) addrs: Vec<String>,
+}
+
+/// A running component; killed when dropped.
+pub(crate) struct Component {
+    pub(crate) start: Start,
+    child: Child,
+    pidfd: OwnedFd,
+    ready: Option<File>,
+    heard: Vec<u8>,
+}
+
+impl Component {
+    /// Starts it. It dies with the calling thread. Its standard input is the
+    /// pipe on which it says that it is ready: so it is inherited by it alone.
+    pub(crate) fn spawn(start: Start) -> Result<Component> {
+        let context = || format!("cannot start {start} ({})", start.binary.display());
+        let (ready, ready_end) = std::io::pipe().with_context(context)?;
+        let mut command = Command::new(&start.binary);
+        command.args(&start.arguments).args(["--ready-fd", "0"]);
+        command.stdin(ready_end).stdout(Stdio::null());
+        if let Some(path) = &start.log {
+            let log = File::options().create(true).append(true).open(path);
+            command.stderr(log.with_context(|| format!("cannot write {}", path.display()))?);
+        }
+        host::child::tie(&mut command);
+        let child = command.spawn().with_context(context)?;
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
+        let ready = Some(File::from(OwnedFd::from(ready)));
+        match pidfd {
+            Ok(pidfd) => Ok(Component {
+                start,
+                child,
+                pidfd,
+                ready,
+                heard: Vec::new(),
+            }),
+            Err(why) => {
+                let mut child = child;
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(why).context("pidfd_open")
+            }
+        }
+    }
+
+    /// Readable when it has ended.
+    pub(crate) fn exit_event(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Readable when it has said something of being ready, or can't any more.
+    pub(crate) fn ready_event(&self) -> BorrowedFd<'_> {
+        self.ready.as_ref().map_or(self.pidfd.as_fd(), AsFd::as_fd)
+    }
+
+    /// What it said, once it has. To be called when [`Self::ready_event`] is
+    /// readable.
+    pub(crate) fn hear_ready(&mut self) -> Result<Option<Ready>> {
+        let Some(pipe) = &mut self.ready else {
+            return Ok(None);
+        };
+        let mut bytes = [0; 4096];
+        let count = pipe.read(&mut bytes).unwrap_or(0);
+        self.heard.extend(&bytes[..count]);
+        if let Some(end) = self.heard.iter().position(|&byte| byte == b'\n') {
+            self.ready = None;
+            let line = &self.heard[..end];
+            let ready = serde_json::from_slice(line)
+                .with_context(|| format!("{} said something else than being ready", self.start))?;
+            return Ok(Some(ready));
+        }
+        if count == 0 {
+            let how = self
+                .wait_briefly()
+                .map_or("closed its pipe".to_owned(), describe);
+            let log = self.start.log.as_deref();
+            anyhow::bail!("{} {how} before it was ready{}", self.start, tail(log));
+        }
+        Ok(None)
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    fn wait_briefly(&mut self) -> Option<ExitStatus> {
+        wait_all(&[self.exit_event()], Duration::from_millis(500));
+        self.ended()
+    }
+
+    /// Asks it to end in good order.
+    pub(crate) fn terminate(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::TERM);
+    }
+
+    /// Kills it if it still lives, and reaps it.
+    pub(crate) fn kill(&mut self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Component {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits until every descriptor has become readable; false if `most` was over
+/// before.
+pub(crate) fn wait_all(events: &[BorrowedFd<'_>], most: Duration) -> bool {
+    let until = Instant::now() + most;
+    events.iter().all(|event| {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut waits = [PollFd::from_borrowed_fd(*event, PollFlags::IN)];
+            match poll(&mut waits, Some(&timespec(left))) {
+                Ok(0) => break false,
+                Ok(_) => break true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => break false,
+            }
+        }
+    })
+}
+
+/// A duration as poll(2) takes it.
+pub(crate) fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+/// How a process ended, for people, after its name.
+pub(crate) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => {
+            let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+            format!("was killed by {name} ({signal})")
+        }
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+/// The last lines of a log, for a message about its writer's end.
+fn tail(log: Option<&std::path::Path>) -> String {
+    let Some(path) = log else {
+        return String::new();
+    };
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned();
+    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+    let last: Vec<&str> = lines.into_iter().rev().collect();
+    format!("; the end of {}:\n{}", path.display(), last.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Component {
+        Component::spawn(Start {
+            kind: NodeKind::Memory,
+            name: "m0".to_owned(),
+            binary: "/bin/sh".into(),
+            arguments: vec!["-c".to_owned(), script.to_owned()],
+            log: None,
+        })
+        .unwrap()
+    }
+
+    fn hear(component: &mut Component) -> Result<Ready> {
+        loop {
+            assert!(wait_all(
+                &[component.ready_event()],
+                Duration::from_secs(30)
+            ));
+            if let Some(ready) = component.hear_ready()? {
+                return Ok(ready);
+            }
+        }
+    }
+
+    #[test]
+    fn ready_is_heard_on_standard_input() {
+        let mut component =
+            shell(r#"printf '{"node":1,' >&0; printf '"addrs":["shm:x"]}\n' >&0; exec sleep 100"#);
+        assert_eq!(hear(&mut component).unwrap().addrs, ["shm:x"]);
+        assert!(component.ended().is_none());
+        component.terminate();
+        assert!(wait_all(&[component.exit_event()], Duration::from_secs(30)));
+        let status = component.ended().unwrap();
+        assert_eq!(describe(status), "was killed by SIGTERM (15)");
+    }
+
+    #[test]
+    fn an_end_before_ready_is_named() {
+        let said = hear(&mut shell("exit 3")).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "mcomponent m0 ended with status 3 before it was ready"
+        );
+    }
+
+    #[test]
+    fn nonsense_is_not_ready() {
+        let said = hear(&mut shell("echo hello >&0; sleep 100"))
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("mcomponent m0"), "{said}");
+    }
+}

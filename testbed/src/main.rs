@@ -1,0 +1,63 @@
+//! `testbed`: what a person uses. Brings testbeds up, runs programs on them,
+//! shows what they do, and takes them down without a trace.
+#![forbid(unsafe_code)]
+
+mod calibrate;
+mod cli;
+mod cluster;
+mod component;
+mod config;
+mod control;
+mod demo;
+mod doctor;
+mod ending;
+mod janitor;
+mod out;
+mod places;
+mod plan;
+mod program;
+mod report;
+mod run;
+mod shape;
+mod signals;
+mod standing;
+mod stats;
+mod table;
+
+use clap::Parser;
+use ending::Ending;
+
+fn main() {
+    let cli = cli::Cli::parse();
+    let ending = match dispatch(cli) {
+        Ok(ending) => ending,
+        Err(why) => {
+            let broken = |why: &std::io::Error| why.kind() == std::io::ErrorKind::BrokenPipe;
+            if why.downcast_ref().is_some_and(broken) {
+                // As if the reader's leaving had ended us, which Rust prevents.
+                Ending::Signal(signal_hook::consts::SIGPIPE)
+            } else {
+                out::warn(&format!("{why:#}"));
+                Ending::Exit(ending::SYSTEM_FAILED)
+            }
+        }
+    };
+    ending.end()
+}
+
+fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
+    match cli.command {
+        cli::Command::Run(args) => run::run(&args),
+        cli::Command::Up(args) => standing::up(&args),
+        cli::Command::Down { name } => standing::down(&name),
+        cli::Command::Status { name, json } => standing::status(name.as_deref(), json),
+        cli::Command::List => standing::list(),
+        cli::Command::Doctor { json } => doctor::run(json),
+        cli::Command::Demo(args) => demo::run(&args),
+        cli::Command::Bench {
+            what: cli::Bench::Calibrate { emulate },
+        } => calibrate::run(emulate.as_ref()),
+        cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
+        cli::Command::Supervise { name } => standing::supervise(&name),
+    }
+}

@@ -1,0 +1,155 @@
+//! Testbeds that stay. Each has a *supervisor*, a process that owns its
+//! components and restarts those that die, a *state directory* below
+//! [`places::state_home`] with its description and the components' logs, and a
+//! run directory with sockets and the cluster key. It is up exactly while its
+//! supervisor answers on its socket.
+
+mod backoff;
+mod client;
+mod status;
+mod supervisor;
+
+pub(crate) use client::{down, up};
+pub(crate) use status::{list, status};
+pub(crate) use supervisor::supervise;
+
+use crate::cluster::{Operator, operator_options};
+use crate::config::Description;
+use crate::places;
+use crate::run::Watch;
+use anyhow::{Context, Result, anyhow};
+use fabric::ClusterKey;
+use proto::process::CacheConfig;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// The description, as `testbed up` understood it.
+const PLAN: &str = "plan.json";
+/// Where what is.
+const WHERE: &str = "testbed.json";
+/// The supervisor's own log.
+const SUPERVISOR_LOG: &str = "supervisor.log";
+
+/// A testbed that is up, as others need to know it. Kept as [`WHERE`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    name: String,
+    /// The run directory.
+    directory: PathBuf,
+    /// Where gmm listens.
+    gmm: Vec<String>,
+    fabric: crate::plan::Fabric,
+    /// What programs see as `/`.
+    pub(crate) root: PathBuf,
+    /// Bytes of all memory components.
+    pub(crate) memory: u64,
+    /// The cache of programs that ask for nothing else.
+    pub(crate) cache: CacheConfig,
+}
+
+impl Standing {
+    /// One that is up.
+    pub(crate) fn find(name: &str) -> Result<Standing> {
+        let standing = Standing::read(name)?;
+        standing.supervisor()?;
+        Ok(standing)
+    }
+
+    /// One that was brought up, dead or alive.
+    fn read(name: &str) -> Result<Standing> {
+        places::check_name(name).map_err(anyhow::Error::msg)?;
+        let path = state_directory(name)?.join(WHERE);
+        let text = std::fs::read(&path).map_err(|_| {
+            anyhow!("no testbed {name:?} is up: see `testbed list`, or bring it up: `testbed up`")
+        })?;
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())
+    }
+
+    /// A connection to the supervisor.
+    fn supervisor(&self) -> Result<UnixStream> {
+        UnixStream::connect(supervisor_socket(&self.directory)).with_context(|| {
+            let name = &self.name;
+            format!(
+                "the supervisor of testbed {name:?} is gone: clear its remains with \
+                 `testbed down {name}`"
+            )
+        })
+    }
+
+    /// Somebody who may ask its components.
+    pub(crate) fn operator(&self) -> Result<Operator> {
+        let path = self.directory.join("key");
+        let key = ClusterKey::load(&path)
+            .with_context(|| format!("the cluster key {}", path.display()))?;
+        Ok(Operator {
+            key,
+            gmm: self.gmm.clone(),
+            options: operator_options(self.fabric.choice()),
+        })
+    }
+}
+
+/// The state directory of a testbed.
+fn state_directory(name: &str) -> Result<PathBuf> {
+    Ok(places::state_home()?.join(name))
+}
+
+fn supervisor_socket(directory: &Path) -> PathBuf {
+    directory.join("supervisor")
+}
+
+fn read_description(state: &Path) -> Result<Description> {
+    let path = state.join(PLAN);
+    let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&text).with_context(|| path.display().to_string())
+}
+
+/// The process at the other end of a connection to a supervisor: as long as
+/// that answers, its number can't be another's.
+fn process_of(supervisor: &UnixStream) -> Result<OwnedFd> {
+    let pid: Pid = rustix::net::sockopt::socket_peercred(supervisor)
+        .context("who is the supervisor")?
+        .pid;
+    pidfd_open(pid, PidfdFlags::empty()).context("the supervisor is gone")
+}
+
+/// Watches a supervisor on behalf of a program: without it nothing is up.
+pub(crate) struct StandingWatch {
+    name: String,
+    process: Option<OwnedFd>,
+}
+
+impl StandingWatch {
+    pub(crate) fn new(standing: &Standing) -> StandingWatch {
+        let process = standing
+            .supervisor()
+            .and_then(|supervisor| process_of(&supervisor))
+            .ok();
+        StandingWatch {
+            name: standing.name.clone(),
+            process,
+        }
+    }
+}
+
+impl Watch for StandingWatch {
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        self.process.iter().map(AsFd::as_fd).collect()
+    }
+
+    fn failure(&mut self) -> Option<String> {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let gone = self.process.as_ref().is_some_and(|process| {
+            let mut waits = [PollFd::new(process, PollFlags::IN)];
+            matches!(poll(&mut waits, Some(&now)), Ok(n) if n > 0)
+        });
+        gone.then(|| format!("the testbed {:?} was taken down during the run", self.name))
+    }
+}

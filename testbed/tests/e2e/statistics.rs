@@ -1,0 +1,112 @@
+//! `--stats` and `--cache PERCENT`, checked against programs whose needs are
+//! known.
+
+use crate::binaries::testbed;
+use crate::leftovers::Home;
+use crate::process::{Ended, run};
+use crate::programs::program;
+use crate::scratch::{directory, text};
+use serde_json::Value;
+use std::process::Command;
+
+const PAGE: u64 = 4096;
+
+/// The program's part of the statistics of a run.
+fn statistics(options: &[&str], name: &str, arguments: &[&str]) -> Value {
+    let home = Home::new();
+    let place = directory("stats-");
+    let path = place.path().join("stats.json");
+    let mut command = Command::new(testbed());
+    home.mark(&mut command)
+        .args(["run", "--stats"])
+        .arg(&path)
+        .args(options);
+    command.arg("--").arg(program(name)).args(arguments);
+    let output = run(&mut command, b"");
+    assert_eq!(output.ended, Ended::Exit(0), "{output:?}");
+    home.expect_empty();
+    let all: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    all["process"].clone()
+}
+
+/// The number at a path of keys.
+fn count(statistics: &Value, path: &str) -> u64 {
+    let found = path.split('.').fold(statistics, |value, key| &value[key]);
+    found
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {path} in {statistics}"))
+}
+
+/// 4096 pages, each filled, read, written, read and written again, through a
+/// cache of 1024.
+#[test]
+fn of_known_misses() {
+    const PAGES: u64 = 4096;
+    const CACHED: u64 = 1024;
+    for fabric in ["shm", "tcp"] {
+        let options = ["--cache", "4M", "--prefetch", "0", "--fabric", fabric];
+        let seen = statistics(&options, "pagewalk", &["16"]);
+        assert!(count(&seen, "zero_fills") >= PAGES, "{seen}");
+        let footprint = count(&seen, "peak_footprint_bytes");
+        assert!(
+            (PAGES * PAGE..PAGES * PAGE * 5 / 4).contains(&footprint),
+            "{seen}"
+        );
+        assert!(count(&seen, "peak_resident_lines") <= CACHED, "{seen}");
+        // In sequence, each page but those of the last cacheful misses; at
+        // random, three quarters do.
+        let fetched = 2 * (PAGES - CACHED) + 2 * (PAGES - CACHED) / 2;
+        assert!(count(&seen, "bytes.fetched") >= fetched * PAGE, "{seen}");
+        assert!(count(&seen, "misses.remote") >= fetched, "{seen}");
+        // What the two read passes fetched has not changed, and is not sent back.
+        assert!(count(&seen, "evictions.clean") >= PAGES / 2, "{seen}");
+        assert!(count(&seen, "evictions.dirty") >= PAGES, "{seen}");
+        let rounds_that_write = 3;
+        let most = rounds_that_write * PAGES * PAGE * 5 / 4;
+        assert!(count(&seen, "bytes.written_back") <= most, "{seen}");
+        assert!(count(&seen, "miss_latency_ns.count") >= fetched, "{seen}");
+    }
+}
+
+/// What fits is fetched never.
+#[test]
+fn of_no_misses() {
+    let seen = statistics(&["--cache", "64M"], "pagewalk", &["16"]);
+    assert_eq!(
+        count(&seen, "evictions.dirty") + count(&seen, "evictions.clean"),
+        0,
+        "{seen}"
+    );
+    assert_eq!(count(&seen, "bytes.written_back"), 0, "{seen}");
+}
+
+/// Prefetch takes most of the misses in sequence away, which are half of all.
+#[test]
+fn of_prefetch() {
+    let misses = |prefetch| {
+        let options = ["--cache", "4M", "--prefetch", prefetch];
+        count(&statistics(&options, "pagewalk", &["16"]), "misses.remote")
+    };
+    let (with, without) = (misses("16"), misses("0"));
+    assert!(
+        with * 4 < without * 3,
+        "{with} misses with prefetch, {without} without"
+    );
+}
+
+/// A share of the footprint takes two runs, of which one is heard, and both
+/// read the same input.
+#[test]
+fn of_a_share() {
+    let home = Home::new();
+    let input = text(8, 200_000);
+    let mut native = Command::new(program("echo"));
+    let mut ours = Command::new(testbed());
+    home.mark(&mut ours)
+        .args(["run", "--cache", "50%", "--"])
+        .arg(program("echo"));
+    let (native, ours) = (run(&mut native, &input), run(&mut ours, &input));
+    assert_eq!(ours.ended, Ended::Exit(0), "{ours:?}");
+    assert!(ours.stdout == native.stdout, "{ours:?}");
+    home.expect_empty();
+}
