@@ -184,4 +184,19 @@ impl Stream {
             why: "a frame that is none".into(),
         })
     }
+
+    /// Waits until something can be read.
+    pub fn wait_readable(&self, limit: Duration) -> Result<(), FabricError> {
+        self.wait(rustix::event::PollFlags::IN, Instant::now() + limit, limit)
+    }
+
+    /// Whether the peer still holds its end: reads nothing.
+    pub fn check_open(&self) -> Result<(), FabricError> {
+        let mut byte = [0u8; 1];
+        match rustix::net::recv(&self.fd, &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Ok((_, 0)) => Err(self.broken("it hung up")),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(e) => Err(self.broken(e)),
+        }
+    }
 }

@@ -37,7 +37,23 @@ impl Default for Options {
         }
     }
 }
-type Maps = Arc<RwLock<HashMap<u32, Arc<(Mapping, bool)>>>>;
+type Mapped = Arc<(Mapping, bool)>;
+
+/// What all connections of a process to one peer share.
+#[derive(Default)]
+struct Shared {
+    /// Mappings by region; `true` for writable ones.
+    regions: RwLock<HashMap<u32, Mapped>>,
+    /// Grants whose pages have been mapped: nonce by slot.
+    populated: Mutex<HashMap<u32, u64>>,
+}
+
+type Maps = Arc<Shared>;
+
+/// Regions with higher numbers are looked up in the shared table.
+const MOST_CACHED: usize = 1 << 16;
+/// How many one-sided operations may go by before the peer's death is seen.
+const ALIVE_EVERY: u32 = 64;
 /// a connection
 pub struct Connection {
     st: Stream,
@@ -47,7 +63,9 @@ pub struct Connection {
     next: u64,
     broken: bool,
     maps: Maps,
-    cache: HashMap<u32, Arc<(Mapping, bool)>>,
+    cache: Vec<Option<Mapped>>,
+    seen: Vec<u64>,
+    unchecked: u32,
 }
 fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
     FabricError::Local {
@@ -172,7 +190,9 @@ impl Connection {
             next: 1,
             broken: false,
             maps,
-            cache: HashMap::new(),
+            cache: Vec::new(),
+            seen: Vec::new(),
+            unchecked: 0,
         })
     }
     /// backend
@@ -206,7 +226,6 @@ impl Connection {
         request: &[u8],
         timeout: Duration,
     ) -> Result<Vec<u8>, FabricError> {
-        let begun = Instant::now();
         let r = self
             .exchange(frame::MSG, &[request], timeout)
             .and_then(|(s, b)| {
@@ -220,7 +239,7 @@ impl Connection {
                 }
             });
         if let Some(e) = &self.options.emulation {
-            e.delay(begun, request.len());
+            e.delay(Instant::now(), request.len());
         }
         self.note(r)
     }
@@ -260,89 +279,134 @@ impl Connection {
             why: e.to_string(),
         })
     }
-    fn map(&mut self, region: u32) -> Result<Arc<(Mapping, bool)>, FabricError> {
-        if let Some(m) = self.cache.get(&region) {
-            return Ok(m.clone());
+    /// The mapping of a region of the peer's: where, and whether for writing.
+    fn map(&mut self, region: u32) -> Result<(*mut u8, bool), FabricError> {
+        if let Some(Some(m)) = self.cache.get(region as usize) {
+            return Ok((m.0.at, m.1));
         }
-        let known = self
-            .maps
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&region)
-            .cloned();
+        let known = {
+            let regions = self.maps.regions.read().unwrap_or_else(PoisonError::into_inner);
+            regions.get(&region).cloned()
+        };
         let m = match known {
             Some(m) => m,
             None => {
-                let limit = self.options.call_timeout;
-                self.st.send(
-                    &[&frame::head(frame::MAP, 0, 4, 0), &region.to_le_bytes()],
-                    limit,
-                )?;
-                let mut b = [0u8; 64];
-                let mut space =
-                    [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut anc = rustix::net::RecvAncillaryBuffer::new(&mut space);
-                let m = rustix::net::recvmsg(
-                    &self.st.fd,
-                    &mut [std::io::IoSliceMut::new(&mut b)],
-                    &mut anc,
-                    rustix::net::RecvFlags::CMSG_CLOEXEC,
-                )
-                .map_err(|e| local("recvmsg", e))?;
-                let fd = anc
-                    .drain()
-                    .find_map(|a| {
-                        if let rustix::net::RecvAncillaryMessage::ScmRights(mut r) = a {
-                            r.next()
-                        } else {
-                            None
-                        }
-                    })
-                    .ok_or(FabricError::BadKey)?;
-                let (len, w): (u64, bool) =
-                    wire::decode(&b[frame::HEAD..m.bytes]).map_err(|e| local("map", e))?;
-                let m = Arc::new((Mapping::new(&fd, len as usize, w)?, w));
-                self.maps
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(region, m.clone());
-                m
+                let m = Arc::new(self.fetch_region(region)?);
+                let mut regions =
+                    self.maps.regions.write().unwrap_or_else(PoisonError::into_inner);
+                regions.entry(region).or_insert(m).clone()
             }
         };
-        self.cache.insert(region, m.clone());
-        Ok(m)
+        let at = region as usize;
+        if at < MOST_CACHED {
+            if self.cache.len() <= at {
+                self.cache.resize(at + 1, None);
+            }
+            self.cache[at] = Some(m.clone());
+        }
+        Ok((m.0.at, m.1))
     }
+
+    /// Asks the peer for a region's memfd and maps it.
+    fn fetch_region(&mut self, region: u32) -> Result<(Mapping, bool), FabricError> {
+        let limit = self.options.call_timeout;
+        self.st.send(&[&frame::head(frame::MAP, 0, 4, 0), &region.to_le_bytes()], limit)?;
+        self.st.wait_readable(limit)?;
+        let mut b = [0u8; 64];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut anc = rustix::net::RecvAncillaryBuffer::new(&mut space);
+        let m = rustix::net::recvmsg(
+            &self.st.fd,
+            &mut [std::io::IoSliceMut::new(&mut b)],
+            &mut anc,
+            rustix::net::RecvFlags::CMSG_CLOEXEC,
+        )
+        .map_err(|e| local("recvmsg", e))?;
+        let rights = |a| match a {
+            rustix::net::RecvAncillaryMessage::ScmRights(mut r) => r.next(),
+            _ => None,
+        };
+        let fd = anc.drain().find_map(rights).ok_or(FabricError::BadKey)?;
+        let body = b.get(frame::HEAD..m.bytes).unwrap_or_default();
+        let (len, writable): (u64, bool) = wire::decode(body).map_err(|e| local("map", e))?;
+        // A length that the descriptor does not have would fault later.
+        let real = rustix::fs::fstat(&fd).map_or(0, |s| s.st_size.unsigned_abs());
+        if len == 0 || len > real {
+            return Err(FabricError::Protocol {
+                peer: self.st.name.clone(),
+                why: format!("a region of {len} bytes in a file of {real}"),
+            });
+        }
+        Ok((Mapping::new(&fd, len as usize, writable)?, writable))
+    }
+
     fn entry(&mut self, slot: u32) -> Result<*const Entry, FabricError> {
-        let t = self.map(0)?;
+        let (table, _) = self.map(0)?;
         if slot as usize >= SLOTS {
             return Err(FabricError::BadKey);
         }
-        Ok(t.0.at.cast::<Entry>().wrapping_add(slot as usize))
+        Ok(table.cast::<Entry>().wrapping_add(slot as usize))
     }
+
+    /// A dead peer's memory is still mapped here: look at the socket now and
+    /// then, which its end closes. At most this many operations go by unseen.
+    fn check_alive(&mut self) -> Result<(), FabricError> {
+        self.unchecked += 1;
+        if self.unchecked < ALIVE_EVERY {
+            return Ok(());
+        }
+        self.unchecked = 0;
+        self.st.check_open()
+    }
+
     fn place(&mut self, at: RemoteAddr, len: usize, write: bool) -> Result<*mut u8, FabricError> {
+        self.check_alive()?;
         let e = self.entry(at.key.slot)?;
-        // SAFETY: inside the table.
+        // SAFETY: the table's mapping lives as long as this connection, and
+        // the slot is inside it; entries are atomics.
         let e = unsafe { &*e };
         if at.key.nonce == 0 || e.nonce.load(Ordering::Acquire) != at.key.nonce {
             return Err(FabricError::BadKey);
         }
-        if at
-            .offset
-            .checked_add(len as u64)
-            .is_none_or(|x| x > e.len.load(Ordering::Relaxed))
-        {
+        let (start, granted) = (e.offset.load(Ordering::Relaxed), e.len.load(Ordering::Relaxed));
+        if at.offset.checked_add(len as u64).is_none_or(|end| end > granted) {
             return Err(FabricError::OutOfBounds);
         }
-        if write && e.region_access.load(Ordering::Relaxed) & 1 == 0 {
+        let writable = e.region_access.load(Ordering::Relaxed) & 1 != 0;
+        if write && !writable {
             return Err(FabricError::AccessDenied);
         }
-        let off = e.offset.load(Ordering::Relaxed) + at.offset;
-        let m = self.map(at.key.region)?;
-        if write && !m.1 {
+        let (base, mapped_writable) = self.map(at.key.region)?;
+        if write && !mapped_writable {
             return Err(FabricError::AccessDenied);
         }
-        Ok(m.0.at.wrapping_add(off as usize))
+        if writable && mapped_writable {
+            self.populate(at, base.wrapping_add(start as usize), granted as usize);
+        }
+        Ok(base.wrapping_add((start + at.offset) as usize))
     }
+
+    /// On the first use of a grant its pages are mapped at once: one call
+    /// instead of a fault for each page.
+    fn populate(&mut self, at: RemoteAddr, start: *mut u8, len: usize) {
+        let slot = at.key.slot as usize;
+        if self.seen.get(slot) == Some(&at.key.nonce) {
+            return;
+        }
+        if self.seen.len() <= slot {
+            self.seen.resize(slot + 1, 0);
+        }
+        self.seen[slot] = at.key.nonce;
+        let mut done = self.maps.populated.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.insert(at.key.slot, at.key.nonce) != Some(at.key.nonce) {
+            drop(done);
+            // SAFETY: the grant lies inside the mapping, which stays.
+            let _ = unsafe {
+                rustix::mm::madvise(start.cast(), len, rustix::mm::Advice::LinuxPopulateWrite)
+            };
+        }
+    }
+
     /// valid
     pub fn still_valid(&mut self, at: RemoteAddr) -> bool {
         // SAFETY: inside the table.
@@ -358,10 +422,9 @@ impl Connection {
     }
     /// read
     pub fn read(&mut self, segs: &[Segment], dst: &mut [u8]) -> Result<(), FabricError> {
-        let begun = Instant::now();
         let r = self.read_inner(segs, dst);
         if let Some(e) = &self.options.emulation {
-            e.delay(begun, segs.iter().map(|s| s.len as usize).sum());
+            e.delay(Instant::now(), segs.iter().map(|s| s.len as usize).sum());
         }
         self.note(r)
     }
@@ -397,10 +460,9 @@ impl Connection {
     }
     /// write
     pub fn write(&mut self, segs: &[Segment], src: &[u8]) -> Result<(), FabricError> {
-        let begun = Instant::now();
         let r = self.write_inner(segs, src);
         if let Some(e) = &self.options.emulation {
-            e.delay(begun, segs.iter().map(|s| s.len as usize).sum());
+            e.delay(Instant::now(), segs.iter().map(|s| s.len as usize).sum());
         }
         self.note(r)
     }

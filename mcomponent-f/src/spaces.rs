@@ -117,7 +117,7 @@ impl Spaces {
             let unpromised =
                 frames.committed.keys().filter(|n| !frames.promised.contains(n)).count();
             let count = (frames.promised.len() + unpromised) as u64;
-            self.ledger.give(count * EXTENT_SIZE);
+            self.ledger.give_of_process(count * EXTENT_SIZE);
             self.promised.fetch_sub(frames.promised.len() as u64, Ordering::Relaxed);
             self.committed.fetch_sub(frames.committed.len() as u64, Ordering::Relaxed);
             self.revoked.fetch_add(frames.committed.len() as u64, Ordering::Relaxed);
@@ -151,7 +151,7 @@ impl Spaces {
         let vain: BTreeSet<u64> = needs
             .extents
             .iter()
-            .filter(|n| promised.contains(n) && !tree.is_accounted(**n))
+            .filter(|n| promised.contains(n) && !tree.may_hold_pages(**n))
             .copied()
             .collect();
         let mut left = Leftovers::default();
@@ -269,7 +269,8 @@ impl Spaces {
 
     /// Takes room in the ledger, from cached files if need be.
     fn take(&self, bytes: u64) -> bool {
-        self.ledger.take(bytes) || (self.cache.reclaim(bytes) > 0 && self.ledger.take(bytes))
+        self.ledger.take_for_process(bytes)
+            || (self.cache.reclaim(bytes) > 0 && self.ledger.take_for_process(bytes))
     }
 
     /// Promises extents of a vRegion placed here; all or nothing.
@@ -302,7 +303,7 @@ impl Spaces {
             let committed = self.drop_frames(&mut frames, *n);
             self.promised.fetch_sub(u64::from(promised), Ordering::Relaxed);
             if promised || committed {
-                self.ledger.give(EXTENT_SIZE);
+                self.ledger.give_of_process(EXTENT_SIZE);
             }
         }
     }
@@ -317,7 +318,7 @@ impl Spaces {
         for n in extents {
             let promised = frames.promised.contains(n);
             if self.drop_frames(&mut frames, *n) && !promised {
-                self.ledger.give(EXTENT_SIZE);
+                self.ledger.give_of_process(EXTENT_SIZE);
             }
         }
     }
@@ -365,7 +366,7 @@ impl Spaces {
             Err(e) => {
                 tracing::error!("extent {extent:#x} of {process} cannot be committed: {e}");
                 if !promised {
-                    self.ledger.give(EXTENT_SIZE);
+                    self.ledger.give_of_process(EXTENT_SIZE);
                 }
                 Err(Errno::ENOMEM)
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// First wait after a failure.
-const FIRST_RETRY: Duration = Duration::from_millis(20);
+const FIRST_RETRY: Duration = Duration::from_millis(2);
 /// Longest wait between attempts before the first registration.
 const LONGEST_FIRST_RETRY: Duration = Duration::from_millis(200);
 

@@ -146,9 +146,13 @@ fn create_space(remote: &Remote) -> Result<(), NoStart> {
 }
 
 fn aux(image: &elf::Image) -> stack::Aux {
+    // The kernel's own vector: libc's getauxval answers AT_HWCAP with an idea
+    // of its own.
+    let vector = std::fs::read("/proc/self/auxv").unwrap_or_default();
+    let word = |b: &[u8]| b.try_into().map(u64::from_ne_bytes).unwrap_or_default();
     let get = |key: u32| {
-        // SAFETY: getauxval(3) reads this process's own vector.
-        unsafe { libc::getauxval(u64::from(key)) }
+        let mut entries = vector.chunks_exact(16).map(|e| (word(&e[..8]), word(&e[8..])));
+        entries.find(|(k, _)| *k == u64::from(key)).map_or(0, |(_, value)| value)
     };
     let mut random = [0; 16];
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());

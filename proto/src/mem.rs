@@ -271,6 +271,7 @@ pub enum MemRequest {
         /// Where; absent: at the end (`O_APPEND`).
         offset: Option<u64>,
         /// The bytes.
+        #[serde(with = "serde_bytes")]
         data: Vec<u8>,
     },
     /// ftruncate(2).
@@ -324,7 +325,7 @@ pub enum MemReply {
     /// To FileExtent.
     FileLease(FileLease),
     /// To FileRead.
-    Data(Vec<u8>),
+    Data(#[serde(with = "serde_bytes")] Vec<u8>),
     /// To FileWrite: where it went, and the file's size after it.
     Written {
         /// Offset of the first byte written.

@@ -167,6 +167,7 @@ pub enum StoreRequest {
         /// Where.
         offset: u64,
         /// The bytes.
+        #[serde(with = "serde_bytes")]
         data: Vec<u8>,
     },
     /// ftruncate(2).
@@ -321,7 +322,7 @@ pub enum StoreReply {
     /// To Stat and StatPath.
     Attr(Attr),
     /// To Read, Readlink, PathOf.
-    Data(Vec<u8>),
+    Data(#[serde(with = "serde_bytes")] Vec<u8>),
     /// To Write: the file's attributes after it.
     Written(Attr),
     /// To ReadDir; `end` says that nothing follows.

@@ -4,8 +4,17 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Something to do.
-pub type Job = Box<dyn FnOnce() + Send>;
+/// Something to do, told whether its turn came.
+pub type Job = Box<dyn FnOnce(Turn) + Send>;
+
+/// Why a job is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// A thread of the pool has time for it.
+    Run,
+    /// The queue is full: it is to say no, at once.
+    Refused,
+}
 
 /// The threads. Dropping it finishes what is queued and ends them.
 pub struct Pool {
@@ -52,19 +61,16 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Queues a job.
-    ///
-    /// # Errors
-    /// The queue is full: the job comes back.
-    pub fn submit(&self, job: Job) -> Result<(), Job> {
+    /// Queues a job; where the queue is full it is refused on the spot.
+    pub fn submit(&self, job: Job) {
         let mut queue = self.shared.queue();
         if queue.jobs.len() >= self.shared.limit {
-            return Err(job);
+            drop(queue);
+            return job(Turn::Refused);
         }
         queue.jobs.push_back(job);
         drop(queue);
         self.shared.wake.notify_one();
-        Ok(())
     }
 }
 
@@ -98,7 +104,7 @@ impl Shared {
 /// thread.
 fn work(shared: &Shared) {
     while let Some(job) = shared.next() {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(Turn::Run))).is_err() {
             tracing::error!("a request panicked");
         }
     }
@@ -112,35 +118,41 @@ mod tests {
     #[test]
     fn jobs_run_side_by_side_and_the_queue_is_bounded() {
         let pool = Pool::new(2, 1).unwrap();
-        let (started, starts) = mpsc::channel();
+        let (turn, turns) = mpsc::channel();
         let (release, gate) = mpsc::channel::<()>();
         let gate = Arc::new(Mutex::new(gate));
-        let job = || -> Job {
-            let (started, gate) = (started.clone(), gate.clone());
-            Box::new(move || {
-                started.send(()).unwrap();
-                let _ = gate.lock().unwrap().recv();
-            })
+        let submit = || {
+            let (turn, gate) = (turn.clone(), gate.clone());
+            pool.submit(Box::new(move |why| {
+                turn.send(why).unwrap();
+                if why == Turn::Run {
+                    let _ = gate.lock().unwrap().recv();
+                }
+            }));
         };
         for _ in 0..2 {
-            assert!(pool.submit(job()).is_ok());
-            starts.recv().unwrap();
+            submit();
+            assert_eq!(turns.recv(), Ok(Turn::Run));
         }
-        assert!(pool.submit(job()).is_ok(), "one may wait");
-        assert!(pool.submit(job()).is_err(), "a second may not");
+        submit();
+        submit();
+        assert_eq!(
+            turns.recv(),
+            Ok(Turn::Refused),
+            "one may wait, a second may not"
+        );
         for _ in 0..3 {
             release.send(()).unwrap();
         }
-        starts.recv().unwrap();
-        drop(pool);
+        assert_eq!(turns.recv(), Ok(Turn::Run));
     }
 
     #[test]
     fn a_panic_does_not_end_the_thread() {
         let pool = Pool::new(1, 4).unwrap();
         let (done, ended) = mpsc::channel();
-        assert!(pool.submit(Box::new(|| panic!("on purpose"))).is_ok());
-        assert!(pool.submit(Box::new(move || done.send(7).unwrap())).is_ok());
+        pool.submit(Box::new(|_| panic!("on purpose")));
+        pool.submit(Box::new(move |_| done.send(7).unwrap()));
         assert_eq!(ended.recv(), Ok(7));
     }
 
@@ -150,7 +162,7 @@ mod tests {
         let pool = Pool::new(1, 64).unwrap();
         for n in 0..50 {
             let done = done.clone();
-            assert!(pool.submit(Box::new(move || done.send(n).unwrap())).is_ok());
+            pool.submit(Box::new(move |_| done.send(n).unwrap()));
         }
         drop(pool);
         assert_eq!(

@@ -6,7 +6,7 @@ mod class;
 mod counters;
 
 use crate::fs::{Store, Wait};
-use crate::pool::Pool;
+use crate::pool::{Pool, Turn};
 use class::Class;
 use counters::Counters;
 use fabric::{Responder, Service};
@@ -82,30 +82,27 @@ impl Storage {
     }
 
     fn hand_over(&self, client: Identity, request: StoreRequest, reply: Responder) {
-        let inner = self.inner.clone();
+        let heavy = Heavy::new(&self.inner);
+        self.pool.submit(Box::new(move |turn| match turn {
+            Turn::Run => heavy.0.answer(client, &request, Wait::Yes, reply),
+            Turn::Refused => heavy.0.send(reply, &StoreReply::Failed(Errno::ENOMEM)),
+        }));
+    }
+}
+
+/// Counts as heavy while it lives, also where the request panics.
+struct Heavy(Arc<Inner>);
+
+impl Heavy {
+    fn new(inner: &Arc<Inner>) -> Heavy {
         inner.heavy.fetch_add(1, Ordering::Relaxed);
-        let slot = Arc::new(std::sync::Mutex::new(Some(reply)));
-        let taken = slot.clone();
-        let job = Box::new(move || {
-            let reply = taken
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .take();
-            if let Some(reply) = reply {
-                inner.answer(client, &request, Wait::Yes, reply);
-            }
-            inner.heavy.fetch_sub(1, Ordering::Relaxed);
-        });
-        if self.pool.submit(job).is_err() {
-            self.inner.heavy.fetch_sub(1, Ordering::Relaxed);
-            let reply = slot
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .take();
-            if let Some(reply) = reply {
-                self.inner.send(reply, &StoreReply::Failed(Errno::ENOMEM));
-            }
-        }
+        Heavy(inner.clone())
+    }
+}
+
+impl Drop for Heavy {
+    fn drop(&mut self) {
+        self.0.heavy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

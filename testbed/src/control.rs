@@ -147,6 +147,14 @@ mod tests {
         assert!(heard.is_empty());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_is_a_frame_or_an_error(bytes: Vec<u8>) {
+            let mut heard = bytes;
+            while let Ok(Some(_)) = take_frame(&mut heard) {}
+        }
+    }
+
     #[test]
     fn a_frame_beyond_all_bounds_is_refused() {
         let mut heard = u32::MAX.to_le_bytes().to_vec();

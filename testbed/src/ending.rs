@@ -2,7 +2,6 @@
 
 use proto::process::End;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use signal_hook::consts::SIGPIPE;
 use signal_hook::low_level;
 
 /// Exit status where the system, not the program, failed.
@@ -36,8 +35,9 @@ impl Ending {
     }
 }
 
-/// A core dump would be of `testbed`, of no use to anyone. Where the signal
-/// does not end us (it is blocked), the status says it as shells do.
+/// A core dump would be of `testbed`, of no use to anyone. Rust's runtime
+/// handles or ignores some signals, so the default action is restored first. Where the signal does not end us, the status says it as
+/// shells do.
 fn die_by(signal: i32) -> ! {
     let _ = setrlimit(
         Resource::Core,
@@ -46,11 +46,39 @@ fn die_by(signal: i32) -> ! {
             maximum: Some(0),
         },
     );
-    let ours = crate::signals::FORWARDED.contains(&signal) || signal == SIGPIPE;
-    let _ = if ours {
-        low_level::emulate_default_handler(signal)
-    } else {
-        low_level::raise(signal)
-    };
+    let _ = host::signal::set_default(signal, false);
+    host::signal::set_mask(host::signal::SigSet::EMPTY);
+    let _ = low_level::raise(signal);
     std::process::exit(128 + signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// The dying side of the test below; nothing by itself.
+    #[test]
+    fn as_a_process() {
+        if let Some(signal) = std::env::var("DIE_BY")
+            .ok()
+            .and_then(|text| text.parse().ok())
+        {
+            Ending::Signal(signal).end();
+        }
+    }
+
+    #[test]
+    fn dies_by_any_signal_that_kills() {
+        // All but those that stop or are ignored: CHLD, CONT, STOP to TTOU,
+        // URG, WINCH (signal(7)).
+        for signal in (1..=64).filter(|n| !matches!(n, 17..=23 | 28 | 32 | 33)) {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "ending::tests::as_a_process"]);
+            let output = command.env("DIE_BY", signal.to_string()).output().unwrap();
+            assert_eq!(output.status.signal(), Some(signal), "{output:?}");
+            assert!(!output.status.core_dumped());
+        }
+    }
 }

@@ -51,9 +51,9 @@ fn time(out: &mut String, process: &Value) -> std::fmt::Result {
     writeln!(out, "wall-clock time        {}", nanoseconds(wall))?;
     writeln!(
         out,
-        "in {} cache faults  {} (summed over threads; {:.1}% of the wall-clock time)",
-        number(faults),
+        "in cache faults        {} in {} of them (summed over threads; {:.1}% of the wall-clock time)",
         nanoseconds(spent),
+        number(faults),
         share(spent, wall)
     )?;
     let mut known = 0;
@@ -67,7 +67,7 @@ fn time(out: &mut String, process: &Value) -> std::fmt::Result {
         "other",
         spent.saturating_sub(known),
         spent,
-        "bookkeeping",
+        "messages and bookkeeping",
     )?;
     let latency = |key: &str| nanoseconds(count(process, &format!("/miss_latency_ns/{key}")));
     writeln!(
@@ -219,7 +219,10 @@ mod tests {
             "components": { "m0": { "error": "gone" }, "gmm": {} },
         });
         let text = text(&all);
-        assert!(text.contains("in 100 cache faults  100 us"), "{text}");
+        assert!(
+            text.contains("in cache faults        100 us in 100 of them"),
+            "{text}"
+        );
         assert!(text.contains("10.0% of the wall-clock time"), "{text}");
         assert!(text.contains("wire        50.0 us  50.0%"), "{text}");
         assert!(text.contains("other       20.0 us  20.0%"), "{text}");

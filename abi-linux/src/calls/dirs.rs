@@ -137,11 +137,17 @@ pub fn getcwd<K: Kernel>(k: &K, a: Args) -> Answer {
 /// chdir(2).
 pub fn chdir<K: Kernel>(k: &K, a: Args) -> Answer {
     let place = path::resolve(k, AT_FDCWD, a.addr(0), 0)?;
-    if let Place::Remote(at, _) = &place {
+    let remote = match &place {
+        Place::Remote(at, _) => Some(at.clone()),
+        _ => None,
+    };
+    // What is no directory is ENOTDIR, whatever its permissions.
+    let directory = open_directory(k, place)?;
+    if let Some(at) = remote {
         const X_OK: u32 = 1;
-        k.access(at, X_OK, AT_EACCESS)?;
+        k.access(&at, X_OK, AT_EACCESS)?;
     }
-    k.process().set_cwd(open_directory(k, place)?);
+    k.process().set_cwd(directory);
     Ok(0)
 }
 
