@@ -151,7 +151,7 @@ impl Connection {
             limit,
         )?;
         let dl = Some(Instant::now() + limit);
-        let mut get = |st: &mut Stream| -> Result<Vec<u8>, FabricError> {
+        let get = |st: &mut Stream| -> Result<Vec<u8>, FabricError> {
             let h = st.recv_head(dl, limit)?;
             let mut b = vec![0; h.len];
             st.recv(&mut b, dl, limit)?;
@@ -208,11 +208,10 @@ impl Connection {
         self.broken
     }
     fn note<T>(&mut self, r: Result<T, FabricError>) -> Result<T, FabricError> {
-        if let Err(e) = &r {
-            if e.is_fatal() {
+        if let Err(e) = &r
+            && e.is_fatal() {
                 self.broken = true;
             }
-        }
         r
     }
     /// call
@@ -285,15 +284,22 @@ impl Connection {
             return Ok((m.0.at, m.1));
         }
         let known = {
-            let regions = self.maps.regions.read().unwrap_or_else(PoisonError::into_inner);
+            let regions = self
+                .maps
+                .regions
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             regions.get(&region).cloned()
         };
         let m = match known {
             Some(m) => m,
             None => {
                 let m = Arc::new(self.fetch_region(region)?);
-                let mut regions =
-                    self.maps.regions.write().unwrap_or_else(PoisonError::into_inner);
+                let mut regions = self
+                    .maps
+                    .regions
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
                 regions.entry(region).or_insert(m).clone()
             }
         };
@@ -310,7 +316,10 @@ impl Connection {
     /// Asks the peer for a region's memfd and maps it.
     fn fetch_region(&mut self, region: u32) -> Result<(Mapping, bool), FabricError> {
         let limit = self.options.call_timeout;
-        self.st.send(&[&frame::head(frame::MAP, 0, 4, 0), &region.to_le_bytes()], limit)?;
+        self.st.send(
+            &[&frame::head(frame::MAP, 0, 4, 0), &region.to_le_bytes()],
+            limit,
+        )?;
         self.st.wait_readable(limit)?;
         let mut b = [0u8; 64];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -368,8 +377,15 @@ impl Connection {
         if at.key.nonce == 0 || e.nonce.load(Ordering::Acquire) != at.key.nonce {
             return Err(FabricError::BadKey);
         }
-        let (start, granted) = (e.offset.load(Ordering::Relaxed), e.len.load(Ordering::Relaxed));
-        if at.offset.checked_add(len as u64).is_none_or(|end| end > granted) {
+        let (start, granted) = (
+            e.offset.load(Ordering::Relaxed),
+            e.len.load(Ordering::Relaxed),
+        );
+        if at
+            .offset
+            .checked_add(len as u64)
+            .is_none_or(|end| end > granted)
+        {
             return Err(FabricError::OutOfBounds);
         }
         let writable = e.region_access.load(Ordering::Relaxed) & 1 != 0;
@@ -397,7 +413,11 @@ impl Connection {
             self.seen.resize(slot + 1, 0);
         }
         self.seen[slot] = at.key.nonce;
-        let mut done = self.maps.populated.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = self
+            .maps
+            .populated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if done.insert(at.key.slot, at.key.nonce) != Some(at.key.nonce) {
             drop(done);
             // SAFETY: the grant lies inside the mapping, which stays.
@@ -526,15 +546,14 @@ pub struct PeerGuard<'a> {
 }
 impl Drop for PeerGuard<'_> {
     fn drop(&mut self) {
-        if let Some(c) = self.c.take() {
-            if !c.broken {
+        if let Some(c) = self.c.take()
+            && !c.broken {
                 self.peer
                     .idle
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(c);
             }
-        }
     }
 }
 impl std::ops::Deref for PeerGuard<'_> {

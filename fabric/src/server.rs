@@ -378,7 +378,7 @@ fn pump(
                                     data.as_ptr(),
                                     r.ptr(off),
                                     len as usize,
-                                )
+                                );
                             };
                         }
                         Err(e) => {

@@ -12,11 +12,16 @@ use linux_raw_sys::general as nr;
 /// `EEXIST` where something is mapped there, `ENOMEM` past the host's limits
 /// (`vm.max_map_count`, address space).
 pub fn map_private(start: u64, len: u64, prot: i32) -> Result<(), Errno> {
-    let flags = libc::MAP_PRIVATE
-        | libc::MAP_ANONYMOUS
-        | libc::MAP_NORESERVE
-        | libc::MAP_FIXED_NOREPLACE;
-    let args = [start as usize, len as usize, prot as usize, flags as usize, usize::MAX, 0];
+    let flags =
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let args = [
+        start as usize,
+        len as usize,
+        prot as usize,
+        flags as usize,
+        usize::MAX,
+        0,
+    ];
     // SAFETY: MAP_FIXED_NOREPLACE can't disturb a mapping that exists.
     unsafe { sys::plain(nr::__NR_mmap, args) }.map(|_| ())
 }
@@ -31,7 +36,10 @@ pub fn map_anywhere(len: usize) -> Result<*mut u8, Errno> {
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping at a place the kernel chooses disturbs nothing.
     let at = unsafe {
-        sys::plain(nr::__NR_mmap, [0, len, prot as usize, flags as usize, usize::MAX, 0])
+        sys::plain(
+            nr::__NR_mmap,
+            [0, len, prot as usize, flags as usize, usize::MAX, 0],
+        )
     }?;
     Ok(at as *mut u8)
 }
@@ -90,7 +98,10 @@ impl Dropper {
             .and_then(|fd| crate::descriptor::raise(fd, floor).ok());
         let mut dropper = Dropper { pidfd };
         if let Ok(at) = map_anywhere(4096) {
-            let probe = [Span { start: at as u64, len: 4096 }];
+            let probe = [Span {
+                start: at as u64,
+                len: 4096,
+            }];
             // SAFETY: the page is ours, new, and used by nobody.
             if unsafe { dropper.vectored(&probe) }.is_err() {
                 dropper.pidfd = None;
@@ -120,8 +131,14 @@ impl Dropper {
             return unsafe { self.vectored(spans) };
         }
         for span in spans {
-            let args =
-                [span.start as usize, span.len as usize, libc::MADV_DONTNEED as usize, 0, 0, 0];
+            let args = [
+                span.start as usize,
+                span.len as usize,
+                libc::MADV_DONTNEED as usize,
+                0,
+                0,
+                0,
+            ];
             // SAFETY: passed on to the caller.
             unsafe { sys::plain(nr::__NR_madvise, args) }?;
         }
@@ -130,13 +147,18 @@ impl Dropper {
 
     unsafe fn vectored(&self, spans: &[Span]) -> Result<(), Errno> {
         use rustix::fd::AsRawFd;
-        let Some(pidfd) = &self.pidfd else { return Err(Errno(libc::ENOSYS)) };
+        let Some(pidfd) = &self.pidfd else {
+            return Err(Errno(libc::ENOSYS));
+        };
         let fd = pidfd.as_raw_fd() as usize;
         let mut rest = spans;
         let mut skip = 0; // bytes of rest[0] already done
         while let Some(first) = rest.first().copied() {
             let done = if skip > 0 {
-                let part = [Span { start: first.start + skip, len: first.len - skip }];
+                let part = [Span {
+                    start: first.start + skip,
+                    len: first.len - skip,
+                }];
                 // SAFETY: passed on to the caller.
                 unsafe { Self::advise(fd, &part) }?
             } else {
@@ -157,8 +179,14 @@ impl Dropper {
     }
 
     unsafe fn advise(pidfd: usize, spans: &[Span]) -> Result<usize, Errno> {
-        let args =
-            [pidfd, spans.as_ptr() as usize, spans.len(), libc::MADV_DONTNEED as usize, 0, 0];
+        let args = [
+            pidfd,
+            spans.as_ptr() as usize,
+            spans.len(),
+            libc::MADV_DONTNEED as usize,
+            0,
+            0,
+        ];
         // SAFETY: Span has iovec's layout; the ranges are the caller's.
         match unsafe { sys::plain(nr::__NR_process_madvise, args) } {
             Ok(0) => Err(Errno(libc::EINVAL)),

@@ -66,7 +66,13 @@ impl Finding {
         cure: &str,
     ) -> Finding {
         let (lost, cure) = (lost.to_owned(), cure.to_owned());
-        Finding { name: name.to_owned(), level, seen: seen.into(), lost, cure }
+        Finding {
+            name: name.to_owned(),
+            level,
+            seen: seen.into(),
+            lost,
+            cure,
+        }
     }
 }
 
@@ -182,7 +188,14 @@ pub fn dispatch() -> Finding {
     let answer = unsafe {
         sys::plain(
             nr::__NR_prctl,
-            [PR_SET_SYSCALL_USER_DISPATCH as usize, PR_SYS_DISPATCH_OFF, 0, 0, 0, 0],
+            [
+                PR_SET_SYSCALL_USER_DISPATCH as usize,
+                PR_SYS_DISPATCH_OFF,
+                0,
+                0,
+                0,
+                0,
+            ],
         )
     };
     match answer {
@@ -222,7 +235,20 @@ fn scan_one_page() -> Result<(), String> {
     let start = (&raw const on_stack) as u64 & !(PAGE - 1);
     // size, flags, start, end; then walk_end, vec, vec_len, max_pages and the
     // category masks, all zero: count nothing, return nothing.
-    let mut arg = [size_of::<[u64; 12]>() as u64, 0, start, start + PAGE, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut arg = [
+        size_of::<[u64; 12]>() as u64,
+        0,
+        start,
+        start + PAGE,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
     let fd = file.as_raw_fd() as usize;
     // SAFETY: the array has the size and layout of struct pm_scan_arg, and
     // asks for no output beyond it.

@@ -19,7 +19,11 @@ impl SigSet {
     /// The set of one signal; empty for a number out of 1..=64.
     #[must_use]
     pub const fn of(signal: i32) -> SigSet {
-        if signal >= 1 && signal <= 64 { SigSet(1 << (signal - 1)) } else { SigSet(0) }
+        if signal >= 1 && signal <= 64 {
+            SigSet(1 << (signal - 1))
+        } else {
+            SigSet(0)
+        }
     }
     /// Whether `signal` is in it.
     #[must_use]
@@ -40,8 +44,9 @@ impl SigSet {
 
 /// The signals that the personality itself lives by, never blocked while a
 /// program runs.
-pub const SYNCHRONOUS: SigSet =
-    SigSet::of(libc::SIGSYS).with(SigSet::of(libc::SIGBUS)).with(SigSet::of(libc::SIGSEGV));
+pub const SYNCHRONOUS: SigSet = SigSet::of(libc::SIGSYS)
+    .with(SigSet::of(libc::SIGBUS))
+    .with(SigSet::of(libc::SIGSEGV));
 
 /// `stack_t`.
 #[repr(C)]
@@ -200,7 +205,10 @@ pub unsafe fn set_action(signal: i32, action: &Action) -> Result<Action, Errno> 
 /// # Errors
 /// `EINVAL` for a signal that can't be caught.
 pub fn set_default(signal: i32, ignore: bool) -> Result<(), Errno> {
-    let action = Action { handler: u64::from(ignore), ..Action::default() };
+    let action = Action {
+        handler: u64::from(ignore),
+        ..Action::default()
+    };
     // SAFETY: no code is entered.
     unsafe { set_action(signal, &action) }.map(|_| ())
 }

@@ -11,7 +11,12 @@ pub struct Errno(pub i32);
 
 impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "errno {} ({})", self.0, std::io::Error::from_raw_os_error(self.0))
+        write!(
+            f,
+            "errno {} ({})",
+            self.0,
+            std::io::Error::from_raw_os_error(self.0)
+        )
     }
 }
 

@@ -15,7 +15,7 @@
 //! GS points at the thread's [`Block`]; a program that moves it destroys
 //! itself and nobody else.
 
-use crate::signal::{Action, SA_RESTORER, SigInfo, SigSet, StackT, SYNCHRONOUS, UContext, reg};
+use crate::signal::{Action, SA_RESTORER, SYNCHRONOUS, SigInfo, SigSet, StackT, UContext, reg};
 use crate::sys::Errno;
 use crate::{mapping, signal, sys};
 use core::arch::{asm, naked_asm};
@@ -48,12 +48,12 @@ static HOOK: OnceLock<Hook> = OnceLock::new();
 /// What GS points at. The assembly knows the offsets of the first fields.
 #[repr(C)]
 pub struct Block {
-    this: Cell<u64>,       // 0
-    selector: Cell<u8>,    // 8: 0 lets system calls through, 1 traps them
-    pending: Cell<u8>,     // 9: pending_info is set
-    host_fs: Cell<u64>,    // 16
-    user_fs: Cell<u64>,    // 24
-    host_rsp: Cell<u64>,   // 32
+    this: Cell<u64>,     // 0
+    selector: Cell<u8>,  // 8: 0 lets system calls through, 1 traps them
+    pending: Cell<u8>,   // 9: pending_info is set
+    host_fs: Cell<u64>,  // 16
+    user_fs: Cell<u64>,  // 24
+    host_rsp: Cell<u64>, // 32
     window_mask: Cell<SigSet>,
     pending_info: Cell<SigInfo>,
     owner: Cell<*const ()>,
@@ -188,8 +188,14 @@ impl Block {
         unsafe { asm!("wrgsbase {}", in(reg) std::ptr::from_ref(self), options(nostack)) };
         let (start, len) = exempt_range();
         let selector = self.selector.as_ptr() as usize;
-        let args =
-            [PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, start, len, selector, 0];
+        let args = [
+            PR_SET_SYSCALL_USER_DISPATCH,
+            PR_SYS_DISPATCH_ON,
+            start,
+            len,
+            selector,
+            0,
+        ];
         // SAFETY: the selector byte lives as long as the block: for ever.
         unsafe { sys::plain(linux_raw_sys::general::__NR_prctl, args) }?;
         Ok(())
@@ -200,10 +206,20 @@ impl Block {
     /// stay blocked.
     pub fn detach(&self) {
         mark_attached(false);
-        let off = [PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0, 0];
+        let off = [
+            PR_SET_SYSCALL_USER_DISPATCH,
+            PR_SYS_DISPATCH_OFF,
+            0,
+            0,
+            0,
+            0,
+        ];
         // SAFETY: prctl(2) with numbers alone.
         let _ = unsafe { sys::plain(linux_raw_sys::general::__NR_prctl, off) };
-        let disabled = StackT { flags: SS_DISABLE, ..StackT::default() };
+        let disabled = StackT {
+            flags: SS_DISABLE,
+            ..StackT::default()
+        };
         // SAFETY: no signal runs on the stack: they are blocked, and we are not on it.
         let _ = unsafe { signal::set_altstack(&disabled) };
         // SAFETY: as in `attach`.
@@ -375,7 +391,9 @@ unsafe extern "C" fn enter_raw(frame: *mut UContext) {
 }
 
 extern "C" fn from_program(signo: i32, info: *const SigInfo, context: *mut UContext) -> u64 {
-    let Some(hook) = HOOK.get() else { std::process::abort() };
+    let Some(hook) = HOOK.get() else {
+        std::process::abort()
+    };
     // SAFETY: the kernel put both on the trap stack for this handler alone.
     let (info, context) = unsafe { (&*info, &mut *context) };
     hook(signo, info, context) as u64
@@ -490,7 +508,11 @@ fn fixup_of(rip: u64) -> Option<u64> {
 
 fn window() -> (u64, u64, u64) {
     let at = |f: unsafe extern "C" fn()| f as *const () as u64;
-    (at(splitkernel_window_start), at(splitkernel_window_end), at(splitkernel_window_abort))
+    (
+        at(splitkernel_window_start),
+        at(splitkernel_window_end),
+        at(splitkernel_window_abort),
+    )
 }
 
 /// Copies `len` bytes; returns how many were NOT copied, because an address

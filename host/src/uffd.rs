@@ -64,12 +64,19 @@ impl Uffd {
     pub fn open(wanted: Features) -> Result<Uffd, Errno> {
         let flags = libc::O_CLOEXEC as usize | libc::O_NONBLOCK as usize | UFFD_USER_MODE_ONLY;
         // SAFETY: userfaultfd(2) takes flags alone.
-        let raw =
-            unsafe { sys::plain(linux_raw_sys::general::__NR_userfaultfd, [flags, 0, 0, 0, 0, 0]) }?;
+        let raw = unsafe {
+            sys::plain(
+                linux_raw_sys::general::__NR_userfaultfd,
+                [flags, 0, 0, 0, 0, 0],
+            )
+        }?;
         let raw = i32::try_from(raw).map_err(|_| Errno(libc::EBADF))?;
         // SAFETY: the kernel has just given us this descriptor.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        let mut uffd = Uffd { fd, features: Features(0) };
+        let mut uffd = Uffd {
+            fd,
+            features: Features(0),
+        };
         let mut api = [UFFD_API, wanted.0, 0u64];
         uffd.ioctl(UFFDIO_API, &mut api)?;
         uffd.features = Features(api[1]);
@@ -88,14 +95,22 @@ impl Uffd {
     /// `EMFILE`.
     pub fn raised(self, floor: i32) -> Result<Uffd, Errno> {
         let fd = crate::descriptor::raise(self.fd, floor).map_err(|e| Errno(e.raw_os_error()))?;
-        Ok(Uffd { fd, features: self.features })
+        Ok(Uffd {
+            fd,
+            features: self.features,
+        })
     }
 
     fn ioctl<const N: usize>(&self, request: usize, arg: &mut [u64; N]) -> Result<(), Errno> {
         let fd = self.fd.as_raw_fd() as usize;
         let arg = std::ptr::from_mut(arg) as usize;
         // SAFETY: each request is used with the array of its structure's size.
-        unsafe { sys::plain(linux_raw_sys::general::__NR_ioctl, [fd, request, arg, 0, 0, 0]) }?;
+        unsafe {
+            sys::plain(
+                linux_raw_sys::general::__NR_ioctl,
+                [fd, request, arg, 0, 0, 0],
+            )
+        }?;
         Ok(())
     }
 
@@ -177,7 +192,11 @@ impl Uffd {
     /// `ENOENT`: the range is not registered for write protection.
     pub fn write_protect(&self, start: u64, len: u64, on: bool) -> Result<(), Errno> {
         // Both bits together are invalid: waking belongs to lifting alone.
-        let mode = if on { WRITEPROTECT_MODE_WP } else { WRITEPROTECT_MODE_DONTWAKE };
+        let mode = if on {
+            WRITEPROTECT_MODE_WP
+        } else {
+            WRITEPROTECT_MODE_DONTWAKE
+        };
         loop {
             match self.ioctl(UFFDIO_WRITEPROTECT, &mut [start, len, mode]) {
                 Err(Errno(libc::EAGAIN)) => {}

@@ -60,8 +60,12 @@ fn run(code: &[u8]) -> UContext {
     ONCE.get_or_init(|| {
         trap::install(hook).unwrap();
         let uffd = Uffd::open(Features(Features::SIGBUS.0 | Features::WP.0)).unwrap();
-        mapping::map_private(CODE, 1 << 20, libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC)
-            .unwrap();
+        mapping::map_private(
+            CODE,
+            1 << 20,
+            libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+        )
+        .unwrap();
         mapping::map_private(DATA, 1 << 20, libc::PROT_READ | libc::PROT_WRITE).unwrap();
         mapping::map_private(STACK, 1 << 20, libc::PROT_READ | libc::PROT_WRITE).unwrap();
         uffd.register(DATA, 1 << 20, true).unwrap();
@@ -89,7 +93,10 @@ fn enter(context: UContext) {
         unsafe { block.enter(&context) };
         assert_eq!(block.user_fs(), 0x1234_5678);
         // SAFETY: attached.
-        assert_eq!(unsafe { trap::current_owner() }, std::ptr::from_ref(&owner).cast());
+        assert_eq!(
+            unsafe { trap::current_owner() },
+            std::ptr::from_ref(&owner).cast()
+        );
         trap::mark_attached(false);
     })
     .join()
@@ -132,7 +139,10 @@ fn copies_stop_at_what_cannot_be_accessed() {
         // SAFETY: as above.
         assert_eq!(unsafe { trap::copy(to, DATA + 0x8_0000, 64) }, 64);
         // Half present, half not.
-        UFFD.get().unwrap().copy(DATA + 0x9_0000, &[5; 4096], false).unwrap();
+        UFFD.get()
+            .unwrap()
+            .copy(DATA + 0x9_0000, &[5; 4096], false)
+            .unwrap();
         // SAFETY: as above.
         assert_eq!(unsafe { trap::copy(to, DATA + 0x9_0fe0, 64) }, 32);
         assert_eq!(buffer[..32], [5; 32]);
@@ -173,7 +183,10 @@ fn a_signal_interrupts_a_blocking_call() {
         tell.send(unsafe { libc::gettid() }).unwrap();
         // SAFETY: attached.
         unsafe { block.enter(&context) };
-        assert_eq!(trap::take_pending(&block).map(|i| i.signo()), Some(libc::SIGUSR1));
+        assert_eq!(
+            trap::take_pending(&block).map(|i| i.signo()),
+            Some(libc::SIGUSR1)
+        );
     })
     .join()
     .unwrap();

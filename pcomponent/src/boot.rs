@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The boot message: a memfd, descriptor 3.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Boot {
+pub(crate) struct Boot {
     /// Who the process is.
     pub process: ProcessId,
     /// Its proof.
@@ -32,7 +32,7 @@ pub struct Boot {
 
 /// Descriptors of the personality start here, below the soft limit on them.
 #[must_use]
-pub fn fd_floor() -> i32 {
+pub(crate) fn fd_floor() -> i32 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let soft = limit.current.unwrap_or(1 << 20).min(1 << 20);
     i32::try_from(soft.saturating_sub(soft / 4)).unwrap_or(768)
@@ -42,7 +42,7 @@ pub fn fd_floor() -> i32 {
 ///
 /// # Errors
 /// A sentence that names the option and the cure.
-pub fn options(choice: &str, emulate: Option<&str>) -> Result<Options, String> {
+pub(crate) fn options(choice: &str, emulate: Option<&str>) -> Result<Options, String> {
     let choice = match choice {
         "auto" => BackendChoice::Auto,
         "shm" => BackendChoice::Shm,
@@ -50,7 +50,10 @@ pub fn options(choice: &str, emulate: Option<&str>) -> Result<Options, String> {
         other => return Err(format!("--fabric {other}: give auto, shm or tcp")),
     };
     let emulation = emulate
-        .map(|text| text.parse::<Emulation>().map_err(|e| format!("--emulate {text}: {e}")))
+        .map(|text| {
+            text.parse::<Emulation>()
+                .map_err(|e| format!("--emulate {text}: {e}"))
+        })
         .transpose()?;
     Ok(Options {
         choice,

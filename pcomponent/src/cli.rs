@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// component.
 #[derive(Parser, Debug)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to be, if not the manager.
     #[command(subcommand)]
     pub role: Option<Role>,
@@ -20,7 +20,7 @@ pub struct Cli {
 
 /// Roles beside the manager.
 #[derive(Subcommand, Debug)]
-pub enum Role {
+pub(crate) enum Role {
     /// The host process of one program; started by the manager, not by people.
     #[command(hide = true)]
     Process,
@@ -28,7 +28,7 @@ pub enum Role {
 
 /// Options of the manager.
 #[derive(Args, Clone, Debug)]
-pub struct ManagerArgs {
+pub(crate) struct ManagerArgs {
     /// Where gmm listens (shm:PATH or tcp:HOST:PORT); may be repeated.
     #[arg(long, required = true)]
     pub gmm: Vec<String>,
@@ -60,7 +60,7 @@ impl ManagerArgs {
     ///
     /// # Errors
     /// A sentence that names the option and the cure.
-    pub fn options(&self) -> Result<Options, String> {
+    pub(crate) fn options(&self) -> Result<Options, String> {
         crate::boot::options(&self.fabric, self.emulate.as_deref())
     }
 }

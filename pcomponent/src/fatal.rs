@@ -9,17 +9,17 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 /// Exit status of a process that the system ended.
-pub const STATUS: i32 = 125;
+pub(crate) const STATUS: i32 = 125;
 
 static REPORT: OnceLock<OwnedFd> = OnceLock::new();
 
 /// Where messages go: the manager's end of the process's report pipe.
-pub fn report_to(fd: OwnedFd) {
+pub(crate) fn report_to(fd: OwnedFd) {
     let _ = REPORT.set(fd);
 }
 
 /// Ends the process with a message.
-pub fn end(message: &str) -> ! {
+pub(crate) fn end(message: &str) -> ! {
     match REPORT.get().and_then(|fd| fd.try_clone().ok()) {
         Some(fd) => {
             let line = format!("fatal {}\n", message.replace('\n', " "));
@@ -33,23 +33,27 @@ pub fn end(message: &str) -> ! {
 }
 
 /// A component did not answer.
-pub fn component_lost(name: &str, error: &FabricError) -> ! {
+pub(crate) fn component_lost(name: &str, error: &FabricError) -> ! {
     end(&format!("component {name} is lost: {error}"))
 }
 
 /// A component answered something that is no answer to the question.
-pub fn confused(name: &str, answer: &str) -> ! {
+pub(crate) fn confused(name: &str, answer: &str) -> ! {
     let short: String = answer.chars().take(80).collect();
-    end(&format!("component {name} gave an answer that does not fit: {short}"))
+    end(&format!(
+        "component {name} gave an answer that does not fit: {short}"
+    ))
 }
 
 /// The host refused what it must give.
-pub fn host(what: &str, error: host::sys::Errno) -> ! {
-    end(&format!("{what} failed on this host: {error} (see `testbed doctor`)"))
+pub(crate) fn host(what: &str, error: host::sys::Errno) -> ! {
+    end(&format!(
+        "{what} failed on this host: {error} (see `testbed doctor`)"
+    ))
 }
 
 /// Ends all threads of the process at once, running nothing more.
-pub fn exit_now(status: i32) -> ! {
+pub(crate) fn exit_now(status: i32) -> ! {
     loop {
         // SAFETY: exit_group(2) takes a number and does not return.
         let _ = unsafe {

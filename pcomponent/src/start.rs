@@ -32,7 +32,10 @@ struct NoStart {
 }
 
 fn no_start(status: i32, message: impl Into<String>) -> NoStart {
-    NoStart { status, message: message.into() }
+    NoStart {
+        status,
+        message: message.into(),
+    }
 }
 
 impl From<String> for NoStart {
@@ -43,7 +46,7 @@ impl From<String> for NoStart {
 
 /// Runs the role `process`. Descriptors 3, 4, 5 are the boot message, the
 /// report pipe and the statistics file.
-pub fn run() -> ! {
+pub(crate) fn run() -> ! {
     // Threads of ours never take a signal; the program's do once they are it.
     host::signal::set_mask(host::signal::SigSet::ALL.without(host::signal::SYNCHRONOUS));
     let Some([boot, report, stats]) = inherited() else {
@@ -54,11 +57,20 @@ pub fn run() -> ! {
         );
         fatal::exit_now(125)
     };
-    fatal::report_to(report.try_clone().unwrap_or_else(|_| fatal::end("out of descriptors")));
+    fatal::report_to(
+        report
+            .try_clone()
+            .unwrap_or_else(|_| fatal::end("out of descriptors")),
+    );
     let _ = STATS.set(File::from(stats));
     let Err(e) = become_program(boot);
     let mut pipe = File::from(report);
-    let _ = writeln!(pipe, "nostart {} {}", e.status, e.message.replace('\n', " "));
+    let _ = writeln!(
+        pipe,
+        "nostart {} {}",
+        e.status,
+        e.message.replace('\n', " ")
+    );
     fatal::exit_now(e.status)
 }
 
@@ -80,7 +92,9 @@ fn inherited() -> Option<[OwnedFd; 3]> {
 
 fn become_program(boot: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
     let mut bytes = Vec::new();
-    File::from(boot).read_to_end(&mut bytes).map_err(|e| format!("boot message: {e}"))?;
+    File::from(boot)
+        .read_to_end(&mut bytes)
+        .map_err(|e| format!("boot message: {e}"))?;
     let boot: Boot = wire::decode(&bytes).map_err(|e| format!("boot message: {e}"))?;
     start_log(boot.log.as_deref());
     confine();
@@ -88,18 +102,28 @@ fn become_program(boot: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
     let mut options = boot::options(&boot.choice, boot.emulate.as_deref())?;
     options.fd_floor = Some(floor);
     let identity = Identity::Process(boot.process);
-    let credential = Credential { identity, secret: boot.secret.clone() };
-    let peer = |addrs: &[String]| {
-        Peer::new(addrs.to_vec(), credential.clone(), options.clone())
+    let credential = Credential {
+        identity,
+        secret: boot.secret.clone(),
     };
+    let peer = |addrs: &[String]| Peer::new(addrs.to_vec(), credential.clone(), options.clone());
     let storage = peer(&boot.storage.addrs);
     let places = Arc::new(kernel::Places::new(peer(&boot.gmm), boot.home.clone()));
-    let remote = Remote::new(&boot.home, credential.clone(), options.clone(), places.clone());
+    let remote = Remote::new(
+        &boot.home,
+        credential.clone(),
+        options.clone(),
+        places.clone(),
+    );
     create_space(&remote)?;
     let memory = Memory::new(&boot.spawn.cache, remote, floor)?;
     let registry = Registry::new();
     let (mut scratch, counters) = (memory.scratch(), registry.counters());
-    let loader = Loader { boot: &boot, storage: &storage, memory: &memory };
+    let loader = Loader {
+        boot: &boot,
+        storage: &storage,
+        memory: &memory,
+    };
     let (image, file) = loader.load(&mut scratch, &counters)?;
     let kernel = kernel::Shared::new(&boot, floor, &credential, &options, places, storage.clone())?;
     let aux = aux(&image);
@@ -109,14 +133,16 @@ fn become_program(boot: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
     drop(scratch);
     let process = Process::new(boot.process, memory, registry, kernel);
     let e = run_main(process, &context);
-    Err(no_start(125, format!("entering the program failed on this host: {e}")))
+    Err(no_start(
+        125,
+        format!("entering the program failed on this host: {e}"),
+    ))
 }
 
 /// Messages of the personality go where the program's errors go, only if asked.
 fn start_log(filter: Option<&str>) {
     let Some(filter) = filter else { return };
-    let Ok(err) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), boot::fd_floor())
-    else {
+    let Ok(err) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), boot::fd_floor()) else {
         return;
     };
     let file = Arc::new(File::from(err));
@@ -140,8 +166,14 @@ fn create_space(remote: &Remote) -> Result<(), NoStart> {
     let home = remote.home();
     match home.peer.ask(&MemRequest::CreateSpace) {
         Ok(MemReply::Done) => Ok(()),
-        Ok(other) => Err(no_start(125, format!("{} gave no address space: {other:?}", home.name))),
-        Err(e) => Err(no_start(125, format!("component {} is lost: {e}", home.name))),
+        Ok(other) => Err(no_start(
+            125,
+            format!("{} gave no address space: {other:?}", home.name),
+        )),
+        Err(e) => Err(no_start(
+            125,
+            format!("component {} is lost: {e}", home.name),
+        )),
     }
 }
 
@@ -151,8 +183,12 @@ fn aux(image: &elf::Image) -> stack::Aux {
     let vector = std::fs::read("/proc/self/auxv").unwrap_or_default();
     let word = |b: &[u8]| b.try_into().map(u64::from_ne_bytes).unwrap_or_default();
     let get = |key: u32| {
-        let mut entries = vector.chunks_exact(16).map(|e| (word(&e[..8]), word(&e[8..])));
-        entries.find(|(k, _)| *k == u64::from(key)).map_or(0, |(_, value)| value)
+        let mut entries = vector
+            .chunks_exact(16)
+            .map(|e| (word(&e[..8]), word(&e[8..])));
+        entries
+            .find(|(k, _)| *k == u64::from(key))
+            .map_or(0, |(_, value)| value)
     };
     let mut random = [0; 16];
     let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
@@ -167,7 +203,10 @@ fn aux(image: &elf::Image) -> stack::Aux {
             rustix::process::getegid().as_raw(),
         ],
         random,
-        hwcap: [get(linux_raw_sys::auxvec::AT_HWCAP), get(linux_raw_sys::auxvec::AT_HWCAP2)],
+        hwcap: [
+            get(linux_raw_sys::auxvec::AT_HWCAP),
+            get(linux_raw_sys::auxvec::AT_HWCAP2),
+        ],
         vdso: get(linux_raw_sys::auxvec::AT_SYSINFO_EHDR),
         min_sigstack: get(linux_raw_sys::auxvec::AT_MINSIGSTKSZ),
     }
@@ -190,17 +229,35 @@ impl Loader<'_> {
     }
 
     fn open(&self) -> Result<(FileRef, Attr), NoStart> {
-        let at = Location { dir: None, path: self.boot.spawn.program.clone() };
-        let access = StoreRequest::Access { at: at.clone(), mode: 1, flags: 0 };
+        let at = Location {
+            dir: None,
+            path: self.boot.spawn.program.clone(),
+        };
+        let access = StoreRequest::Access {
+            at: at.clone(),
+            mode: 1,
+            flags: 0,
+        };
         self.ask_storage(&access)?;
-        let open = StoreRequest::Open { at, flags: 0, mode: 0 };
+        let open = StoreRequest::Open {
+            at,
+            flags: 0,
+            mode: 0,
+        };
         let StoreReply::Opened { handle, attr, .. } = self.ask_storage(&open)? else {
             return Err(self.cannot("the storage component gave no file"));
         };
         if attr.mode & 0o170_000 != 0o100_000 {
             return Err(self.cannot("it is not a regular file"));
         }
-        Ok((FileRef { id: attr.id, storage: self.boot.storage.id, handle }, attr))
+        Ok((
+            FileRef {
+                id: attr.id,
+                storage: self.boot.storage.id,
+                handle,
+            },
+            attr,
+        ))
     }
 
     fn ask_storage(&self, request: &StoreRequest) -> Result<StoreReply, NoStart> {
@@ -217,15 +274,15 @@ impl Loader<'_> {
         }
     }
 
-    fn load(
-        &self,
-        me: &mut Scratch,
-        counters: &Counters,
-    ) -> Result<(elf::Image, FileId), NoStart> {
+    fn load(&self, me: &mut Scratch, counters: &Counters) -> Result<(elf::Image, FileId), NoStart> {
         let (file, attr) = self.open()?;
         let read = |offset: u64, len: usize| -> Result<Vec<u8>, NoStart> {
             let len = u32::try_from(len).map_err(|e| self.cannot(e))?;
-            let request = StoreRequest::Read { handle: file.handle.clone(), offset, len };
+            let request = StoreRequest::Read {
+                handle: file.handle.clone(),
+                offset,
+                len,
+            };
             match self.ask_storage(&request)? {
                 StoreReply::Data(bytes) => Ok(bytes),
                 other => Err(self.cannot(format!("the storage component answered {other:?}"))),
@@ -245,7 +302,9 @@ impl Loader<'_> {
         let end = image.segments.last().map_or(0, |s| s.addr.0 + s.mem_len);
         let heap = UserAddr(end + BRK_GAP).align_up(PAGE_SIZE);
         let heap = heap.ok_or_else(|| self.cannot("no room for a heap"))?;
-        self.memory.set_brk(heap).map_err(|e| self.cannot(format!("its heap: {e}")))?;
+        self.memory
+            .set_brk(heap)
+            .map_err(|e| self.cannot(format!("its heap: {e}")))?;
         Ok((image, file.id))
     }
 
@@ -260,7 +319,10 @@ impl Loader<'_> {
         let start = s.addr.align_down(PAGE_SIZE);
         let lead = s.addr.0 - start.0;
         let file_end = s.addr.0 + s.file_len;
-        let mem_end = UserAddr(s.addr.0 + s.mem_len).align_up(PAGE_SIZE).unwrap_or(s.addr).0;
+        let mem_end = UserAddr(s.addr.0 + s.mem_len)
+            .align_up(PAGE_SIZE)
+            .unwrap_or(s.addr)
+            .0;
         let mut mapped_end = start.0;
         let at = |addr: u64, len: u64, prot: Prot, backing: Backing| MapRequest {
             addr: UserAddr(addr),
@@ -270,8 +332,15 @@ impl Loader<'_> {
             backing,
         };
         if s.file_len > 0 {
-            let backing = Backing::File { file: file.clone(), offset: s.offset - lead };
-            let range = self.place(&at(start.0, file_end - start.0, s.prot, backing), me, counters)?;
+            let backing = Backing::File {
+                file: file.clone(),
+                offset: s.offset - lead,
+            };
+            let range = self.place(
+                &at(start.0, file_end - start.0, s.prot, backing),
+                me,
+                counters,
+            )?;
             mapped_end = range.end().0;
         }
         if mem_end > mapped_end {
@@ -296,7 +365,10 @@ impl Loader<'_> {
         counters: &Counters,
     ) -> Result<UserRange, NoStart> {
         self.memory.map(request, me, counters).map_err(|e| {
-            self.cannot(format!("mapping {} bytes at {}: {e}", request.len, request.addr))
+            self.cannot(format!(
+                "mapping {} bytes at {}: {e}",
+                request.len, request.addr
+            ))
         })
     }
 
@@ -325,13 +397,22 @@ impl Loader<'_> {
         }
         let words = 1 + argv.len() + 1 + envp.len() + 1;
         let auxv = built.bytes.get(words * 8..).unwrap_or_default();
-        let len = auxv.chunks_exact(16).take_while(|c| c[..8] != [0; 8]).count() * 16 + 16;
-        Ok((built.sp, range, auxv.get(..len).unwrap_or_default().to_vec()))
+        let len = auxv
+            .chunks_exact(16)
+            .take_while(|c| c[..8] != [0; 8])
+            .count()
+            * 16
+            + 16;
+        Ok((
+            built.sp,
+            range,
+            auxv.get(..len).unwrap_or_default().to_vec(),
+        ))
     }
 }
 
 /// Writes the statistics where the manager finds them.
-pub fn report_stats(process: &Process) {
+pub(crate) fn report_stats(process: &Process) {
     let mut stats = process.registry.sum();
     process.memory.report(&mut stats);
     process.kernel.report(&mut stats);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Why there was a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// First touch of anonymous memory: no message.
     ZeroFill,
     /// The line was at its memory component.
@@ -32,7 +32,7 @@ const CAUSES: usize = 5;
 /// Where the time of one miss went, in ticks of [`clock`]. What is left of the
 /// whole is bookkeeping.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Split {
+pub(crate) struct Split {
     /// Finding mapping, line and way, with waits and eviction before it.
     pub lookup: u64,
     /// Bringing the bytes.
@@ -44,7 +44,7 @@ pub struct Split {
 }
 
 /// One thread's counters.
-pub struct Counters {
+pub(crate) struct Counters {
     causes: [AtomicU64; CAUSES],
     fetched: AtomicU64,
     written_back: AtomicU64,
@@ -87,14 +87,16 @@ impl Counters {
     }
 
     /// A fault ended.
-    pub fn count(&self, cause: Cause) {
+    pub(crate) fn count(&self, cause: Cause) {
         add(&self.causes[cause as usize], 1);
     }
 
     /// A miss took `ticks` in the handler, split so.
-    pub fn miss(&self, ticks: u64, split: &Split) {
-        for (to, n) in
-            self.split.iter().zip([split.lookup, split.wire, split.install, split.evict])
+    pub(crate) fn miss(&self, ticks: u64, split: &Split) {
+        for (to, n) in self
+            .split
+            .iter()
+            .zip([split.lookup, split.wire, split.install, split.evict])
         {
             add(to, n);
         }
@@ -103,32 +105,35 @@ impl Counters {
     }
 
     /// Bytes came from memory components.
-    pub fn fetched(&self, bytes: u64) {
+    pub(crate) fn fetched(&self, bytes: u64) {
         add(&self.fetched, bytes);
     }
     /// Bytes went to memory components.
-    pub fn written_back(&self, bytes: u64) {
+    pub(crate) fn written_back(&self, bytes: u64) {
         add(&self.written_back, bytes);
     }
     /// Lines were evicted.
-    pub fn evicted(&self, clean: u64, dirty: u64) {
+    pub(crate) fn evicted(&self, clean: u64, dirty: u64) {
         add(&self.clean, clean);
         add(&self.dirty, dirty);
     }
     /// Lines were fetched ahead.
-    pub fn prefetched(&self, lines: u64) {
+    pub(crate) fn prefetched(&self, lines: u64) {
         add(&self.prefetched, lines);
     }
     /// A system call was made.
-    pub fn syscall(&self, number: u64) {
-        if let Some(n) = self.syscalls.get(usize::try_from(number).unwrap_or(usize::MAX)) {
+    pub(crate) fn syscall(&self, number: u64) {
+        if let Some(n) = self
+            .syscalls
+            .get(usize::try_from(number).unwrap_or(usize::MAX))
+        {
             add(n, 1);
         }
     }
 }
 
 /// The counters of all threads.
-pub struct Registry {
+pub(crate) struct Registry {
     all: Mutex<Vec<Arc<Counters>>>,
     started: Instant,
     trap_ns: AtomicU64,
@@ -136,7 +141,7 @@ pub struct Registry {
 
 impl Registry {
     /// Without counters yet; time starts now.
-    pub fn new() -> Registry {
+    pub(crate) fn new() -> Registry {
         Registry {
             all: Mutex::new(Vec::new()),
             started: Instant::now(),
@@ -145,19 +150,22 @@ impl Registry {
     }
 
     /// What entering and leaving the handler costs here, measured.
-    pub fn set_trap_cost(&self, cost: Duration) {
+    pub(crate) fn set_trap_cost(&self, cost: Duration) {
         self.trap_ns.store(nanos(cost), Ordering::Relaxed);
     }
 
     /// New counters, kept for ever.
-    pub fn counters(&self) -> Arc<Counters> {
+    pub(crate) fn counters(&self) -> Arc<Counters> {
         let counters = Arc::new(Counters::new());
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).push(counters.clone());
+        self.all
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(counters.clone());
         counters
     }
 
     /// The sum of all threads.
-    pub fn sum(&self) -> Stats {
+    pub(crate) fn sum(&self) -> Stats {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stats = Stats::default();
         let mut latency = histogram();
@@ -174,7 +182,10 @@ impl Registry {
             stats.evictions.clean += get(&c.clean);
             stats.evictions.dirty += get(&c.dirty);
             stats.prefetched_lines += get(&c.prefetched);
-            split.iter_mut().zip(&c.split).for_each(|(to, n)| *to += get(n));
+            split
+                .iter_mut()
+                .zip(&c.split)
+                .for_each(|(to, n)| *to += get(n));
             for (number, n) in c.syscalls.iter().enumerate().filter(|(_, n)| get(n) > 0) {
                 let name = abi_linux::table::name(number as u64);
                 *stats.syscalls.entry(name.to_string()).or_default() += get(n);
@@ -202,7 +213,7 @@ fn nanos(d: Duration) -> u64 {
 
 /// A process's statistics, as written by `--stats`.
 #[derive(Clone, Default, Debug, Serialize)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// From the first instruction to now.
     pub wall_ns: u64,
     /// Bytes of pages in existence now.
@@ -241,7 +252,7 @@ pub struct Stats {
 
 /// See [`Stats::cache`].
 #[derive(Clone, Default, Debug, Serialize)]
-pub struct CacheShape {
+pub(crate) struct CacheShape {
     /// Lines in all: the bound.
     pub lines: u64,
     /// Bytes in a line.
@@ -254,7 +265,7 @@ pub struct CacheShape {
 
 /// See [`Stats::misses`].
 #[derive(Clone, Default, Debug, Serialize)]
-pub struct Misses {
+pub(crate) struct Misses {
     /// First touch of anonymous memory.
     pub zero_fill: u64,
     /// Line was at its memory component.
@@ -269,7 +280,7 @@ pub struct Misses {
 
 /// See [`Stats::evictions`].
 #[derive(Clone, Default, Debug, Serialize)]
-pub struct Evictions {
+pub(crate) struct Evictions {
     /// Dropped.
     pub clean: u64,
     /// Written back first.
@@ -278,7 +289,7 @@ pub struct Evictions {
 
 /// See [`Stats::bytes`].
 #[derive(Clone, Default, Debug, Serialize)]
-pub struct Bytes {
+pub(crate) struct Bytes {
     /// To here.
     pub fetched: u64,
     /// From here.
@@ -287,7 +298,7 @@ pub struct Bytes {
 
 /// See [`Stats::miss_latency_ns`].
 #[derive(Clone, Default, Debug, Serialize)]
-pub struct Latency {
+pub(crate) struct Latency {
     /// Faults counted.
     pub count: u64,
     /// Mean.
@@ -329,7 +340,7 @@ impl Latency {
 
 /// See [`Stats::miss_split_ns`].
 #[derive(Clone, Default, Debug, Serialize)]
-pub struct SplitNs {
+pub(crate) struct SplitNs {
     /// Entering and leaving the handler (measured once, times the faults).
     pub trap: u64,
     /// Look-up, with waits and eviction for the missing line itself.
@@ -356,10 +367,19 @@ mod tests {
         b.count(Cause::ZeroFill);
         a.evicted(1, 2);
         b.fetched(4096);
-        a.miss(1000, &Split { wire: 500, ..Split::default() });
+        a.miss(
+            1000,
+            &Split {
+                wire: 500,
+                ..Split::default()
+            },
+        );
         let s = registry.sum();
         assert_eq!((s.misses.remote, s.zero_fills), (2, 1));
-        assert_eq!((s.evictions.clean, s.evictions.dirty, s.bytes.fetched), (1, 2, 4096));
+        assert_eq!(
+            (s.evictions.clean, s.evictions.dirty, s.bytes.fetched),
+            (1, 2, 4096)
+        );
         assert_eq!((s.miss_latency_ns.count, s.miss_split_ns.trap), (1, 100));
         assert!(s.miss_split_ns.wire > 0);
     }

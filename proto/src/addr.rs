@@ -39,7 +39,9 @@ impl UserAddr {
     /// Rounded up to a multiple of `align`, a power of two; `None` where that wraps.
     #[must_use]
     pub fn align_up(self, align: u64) -> Option<UserAddr> {
-        self.0.checked_add(align - 1).map(|a| UserAddr(a & !(align - 1)))
+        self.0
+            .checked_add(align - 1)
+            .map(|a| UserAddr(a & !(align - 1)))
     }
     /// Whether it is a multiple of `align`, a power of two.
     #[must_use]
@@ -94,7 +96,10 @@ impl UserRange {
             && start >= USER_MIN
             && end <= USER_MAX.0
             && start.0 < end;
-        fits.then_some(UserRange { start: start.0, end })
+        fits.then_some(UserRange {
+            start: start.0,
+            end,
+        })
     }
     /// The range `[start, end)`; `None` as for [`UserRange::new`].
     #[must_use]
@@ -206,6 +211,9 @@ impl RemoteAddr {
     /// The address `n` bytes on.
     #[must_use]
     pub fn plus(self, n: u64) -> RemoteAddr {
-        RemoteAddr { key: self.key, offset: self.offset.saturating_add(n) }
+        RemoteAddr {
+            key: self.key,
+            offset: self.offset.saturating_add(n),
+        }
     }
 }

@@ -37,7 +37,13 @@ pub struct CacheConfig {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        CacheConfig { size: 256 << 20, line: 4096, ways: 64, policy: Policy::Fifo, prefetch: 16 }
+        CacheConfig {
+            size: 256 << 20,
+            line: 4096,
+            ways: 64,
+            policy: Policy::Fifo,
+            prefetch: 16,
+        }
     }
 }
 

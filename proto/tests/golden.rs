@@ -19,9 +19,16 @@ where
     T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
 {
     let bytes = encode(value);
-    assert_eq!(hex(&bytes), expected, "{value:?}: a change needs a new PROTOCOL_VERSION");
+    assert_eq!(
+        hex(&bytes),
+        expected,
+        "{value:?}: a change needs a new PROTOCOL_VERSION"
+    );
     assert_eq!(decode::<T>(&bytes).as_ref(), Ok(value));
-    assert!(decode::<T>(&[&bytes[..], &[0]].concat()).is_err(), "bytes left over");
+    assert!(
+        decode::<T>(&[&bytes[..], &[0]].concat()).is_err(),
+        "bytes left over"
+    );
     for cut in 0..bytes.len() {
         assert!(decode::<T>(&bytes[..cut]).is_err(), "truncated at {cut}");
     }
@@ -50,38 +57,76 @@ fn memory_messages() {
         "0202000080200301000180804080 40".replace(' ', "").as_str(),
     );
     golden(&MemRequest::Commit { extent: 300 }, "03ac02");
-    let key = RemoteKey { region: 1, slot: 2, nonce: 3 };
-    let lease = Lease { key, generation: Generation(4), writable: true };
+    let key = RemoteKey {
+        region: 1,
+        slot: 2,
+        nonce: 3,
+    };
+    let lease = Lease {
+        key,
+        generation: Generation(4),
+        writable: true,
+    };
     golden(&MemReply::Lease(lease), "020102030401");
     golden(&MemReply::Failed(Errno::ENOMEM), "0818");
 }
 
 #[test]
 fn storage_messages() {
-    let at = Location { dir: None, path: b"/etc".to_vec() };
-    golden(&StoreRequest::Open { at, flags: 0x241, mode: 0o644 }, "0000042f657463c104a403");
+    let at = Location {
+        dir: None,
+        path: b"/etc".to_vec(),
+    };
+    golden(
+        &StoreRequest::Open {
+            at,
+            flags: 0x241,
+            mode: 0o644,
+        },
+        "0000042f657463c104a403",
+    );
     let handle = FileHandle(vec![1, 2]);
-    golden(&StoreRequest::Read { handle, offset: 4096, len: 512 }, "04020102802080 04".replace(' ', "").as_str());
+    golden(
+        &StoreRequest::Read {
+            handle,
+            offset: 4096,
+            len: 512,
+        },
+        "04020102802080 04".replace(' ', "").as_str(),
+    );
     golden(&StoreReply::Failed(Errno::ENOENT), "0804");
 }
 
 #[test]
 fn manager_and_control_messages() {
     golden(
-        &GmmRequest::Heartbeat { node: NodeId(1), generation: Generation(2), load: Load::default() },
+        &GmmRequest::Heartbeat {
+            node: NodeId(1),
+            generation: Generation(2),
+            load: Load::default(),
+        },
         "0101020000000000",
     );
     golden(&GmmReply::Refused(Refusal::OutOfMemory), "0601");
     golden(&ControlRequest::Signal(2), "0104");
     golden(
-        &ControlReply::Ended { end: End::Exit(3), stats: None, message: None },
+        &ControlReply::Ended {
+            end: End::Exit(3),
+            stats: None,
+            message: None,
+        },
         "0200060000",
     );
 }
 
 #[test]
 fn ranges_on_the_wire_are_checked() {
-    for (start, len) in [(0x10_0001u64, 4096u64), (0x10_0000, 0), (0, 4096), (u64::MAX, 4096)] {
+    for (start, len) in [
+        (0x10_0001u64, 4096u64),
+        (0x10_0000, 0),
+        (0, 4096),
+        (u64::MAX, 4096),
+    ] {
         let bytes = encode(&(start, len));
         assert!(decode::<UserRange>(&bytes).is_err(), "{start:#x}+{len}");
     }

@@ -28,8 +28,8 @@ pub(crate) enum Command {
     ///
     /// Standard input, output, error, signals and the exit status pass through
     /// unchanged; nothing of the testbed is left afterwards. Other statuses:
-    /// 125 the system failed (the message says which component and how), 126
-    /// the program can't be executed, 127 it was not found.
+    /// 125 the system failed (the message says which component and how) or an
+    /// option is wrong, 126 the program can't be executed, 127 it was not found.
     Run(Box<RunArgs>),
     /// Brings a testbed up that stays, as a file describes it.
     Up(UpArgs),

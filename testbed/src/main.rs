@@ -28,7 +28,7 @@ use clap::Parser;
 use ending::Ending;
 
 fn main() {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::try_parse().unwrap_or_else(|why| refuse(&why));
     let ending = match dispatch(cli) {
         Ok(ending) => ending,
         Err(why) => {
@@ -43,6 +43,17 @@ fn main() {
         }
     };
     ending.end()
+}
+
+/// Help is no failure; a wrong command line is one of ours, not the program's.
+fn refuse(why: &clap::Error) -> ! {
+    let _ = why.print();
+    Ending::Exit(if why.use_stderr() {
+        ending::SYSTEM_FAILED
+    } else {
+        0
+    })
+    .end()
 }
 
 fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {

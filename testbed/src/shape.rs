@@ -86,13 +86,18 @@ pub(crate) fn check(config: &CacheConfig, divided: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// The size of a cache that is a share of a footprint: whole sets, and enough
-/// lines to run at all.
+/// The size of a cache that is a share of a footprint: whole sets, never more
+/// than the share unless that were too little to run at all.
 pub(crate) fn share(percent: f64, footprint: u64, config: &CacheConfig) -> u64 {
     // Exact below 2^53 bytes, and rounded anyway.
     let wanted = (footprint as f64 * percent / 100.0) as u64;
     let set = config.line * u64::from(config.ways);
-    wanted.max(LEAST_LINES * config.line).next_multiple_of(set)
+    let whole = if wanted >= set {
+        wanted / set * set
+    } else {
+        wanted / config.line * config.line
+    };
+    whole.max(LEAST_LINES * config.line)
 }
 
 /// A cache that holds all that memory components of `memory` bytes can, and as
@@ -142,13 +147,16 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_whole_sets() {
+    fn shares_are_whole_sets_and_no_more_than_asked() {
         let config = CacheConfig::default();
         let set = config.line * u64::from(config.ways);
-        for (percent, footprint) in [(25.0, 400 << 20), (0.1, 4096), (100.0, 123_456_789)] {
+        for (percent, footprint) in [(25.0, 400 << 20), (100.0, 123_456_789), (33.3, 1 << 20)] {
             let size = share(percent, footprint, &config);
+            let asked = footprint as f64 * percent / 100.0;
             assert!(size.is_multiple_of(set) && check(&config, true).is_ok());
-            assert!(size as f64 >= footprint as f64 * percent / 100.0 - 1.0);
+            assert!(size as f64 <= asked && (size + set) as f64 > asked);
         }
+        assert_eq!(share(50.0, 300 << 10, &config), 148 << 10);
+        assert_eq!(share(0.1, 4096, &config), LEAST_LINES * config.line);
     }
 }

@@ -89,6 +89,14 @@ fn put_data<K: Kernel>(k: &K, fd: i32, data: &[u8]) -> Result<usize, Errno> {
     }
 }
 
+/// Whether two descriptions are of one file.
+fn same_file<K: Kernel>(k: &K, a: &OpenFile<K::File>, b: &OpenFile<K::File>) -> bool {
+    match (&a.object, &b.object) {
+        (Object::Remote(a), Object::Remote(b)) => k.handle(a) == k.handle(b),
+        _ => false,
+    }
+}
+
 /// copy_file_range(2).
 pub fn copy_file_range<K: Kernel>(k: &K, a: Args) -> Answer {
     let (from, to) = (target(k, a.int(0))?, target(k, a.int(2))?);
@@ -112,6 +120,9 @@ pub fn copy_file_range<K: Kernel>(k: &K, a: Args) -> Answer {
     let start = start_of(k, &from, a.opt_addr(1))?;
     let mut there = start_of(k, &to, a.opt_addr(3))?;
     let count = a.len(4).min(MAX_RW_COUNT);
+    if same_file(k, &from, &to) && start.abs_diff(there) < count as u64 {
+        return Err(Errno::EINVAL.into()); // the ranges overlap
+    }
     let done = pump(k, &from, start, count, |data| {
         k.write_at(target, there, data)?;
         there += data.len() as u64;

@@ -72,6 +72,9 @@ pub fn sched_setscheduler<K: Kernel>(k: &K, a: Args) -> Answer {
 
 /// sched_getparam(2).
 pub fn sched_getparam<K: Kernel>(k: &K, a: Args) -> Answer {
+    if a.opt_addr(1).is_none() {
+        return Err(Errno::EINVAL.into());
+    }
     let tid = thread(k, a.int(0))?;
     let mut dst = [0; 4];
     k.host(HostCall::SchedGetparam { tid, dst: &mut dst })?;

@@ -185,7 +185,10 @@ fn queue<K: Kernel>(k: &K, tgid: i32, tid: Option<i32>, signo: i32, mut info: Si
     use crate::layout::Layout;
     check_signo(signo)?;
     if tgid != k.pid() {
-        return Err(Errno::ESRCH.into());
+        // A stranger may not be told that the kernel or kill(2) sent it.
+        const SI_TKILL: i32 = -6;
+        let forged = info.code >= 0 || info.code == SI_TKILL;
+        return Err(if forged { Errno::EPERM } else { Errno::ESRCH }.into());
     }
     info.signo = signo;
     let mut raw = [0; 128];

@@ -140,7 +140,11 @@ impl Shape {
         let ways = u64::from(ways).min(lines);
         let sets = u32::try_from(lines / ways).map_err(|_| ShapeError::Huge(size))?;
         let ways = u32::try_from(ways).map_err(|_| ShapeError::Huge(size))?;
-        Ok(Shape { line_shift: line.trailing_zeros(), sets, ways })
+        Ok(Shape {
+            line_shift: line.trailing_zeros(),
+            sets,
+            ways,
+        })
     }
 
     /// Lines in all.
@@ -167,8 +171,15 @@ impl ExCache {
     /// An empty cache.
     #[must_use]
     pub fn new(shape: Shape, policy: proto::process::Policy) -> ExCache {
-        let sets = (0..shape.sets).map(|n| Set::new(shape.ways, policy, n)).collect();
-        ExCache { shape, sets, resident: AtomicU64::new(0), peak: AtomicU64::new(0) }
+        let sets = (0..shape.sets)
+            .map(|n| Set::new(shape.ways, policy, n))
+            .collect();
+        ExCache {
+            shape,
+            sets,
+            resident: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+        }
     }
 
     /// Its shape.
@@ -180,7 +191,10 @@ impl ExCache {
     /// Lines that hold, or are about to hold, host memory: now and at most.
     #[must_use]
     pub fn occupancy(&self) -> (u64, u64) {
-        (self.resident.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))
+        (
+            self.resident.load(Ordering::Relaxed),
+            self.peak.load(Ordering::Relaxed),
+        )
     }
 
     fn set_of(&self, line: LineNo) -> usize {
@@ -189,11 +203,17 @@ impl ExCache {
     }
 
     fn lock(&self, set: usize) -> MutexGuard<'_, set::Ways> {
-        self.sets[set].ways.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sets[set]
+            .ways
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slot(set: usize, way: usize) -> Slot {
-        Slot { set: set as u32, way: way as u32 }
+        Slot {
+            set: set as u32,
+            way: way as u32,
+        }
     }
 
     /// A thread missed `line`.
@@ -263,7 +283,9 @@ impl ExCache {
         lift: impl FnOnce() -> Result<(), E>,
     ) -> Result<bool, E> {
         let mut ways = self.lock(self.set_of(line));
-        let Some(way) = ways.find(line) else { return Ok(false) };
+        let Some(way) = ways.find(line) else {
+            return Ok(false);
+        };
         match ways.state(way) {
             State::Resident { dirty: true } => Ok(true),
             State::Resident { dirty: false } => {
@@ -291,12 +313,7 @@ impl ExCache {
         self.wait_set(self.set_of(line), limit, |ways| !ways.all_busy())
     }
 
-    fn wait_set(
-        &self,
-        set: usize,
-        limit: Duration,
-        ready: impl Fn(&set::Ways) -> bool,
-    ) -> bool {
+    fn wait_set(&self, set: usize, limit: Duration, ready: impl Fn(&set::Ways) -> bool) -> bool {
         let end = Instant::now() + limit;
         let mut ways = self.lock(set);
         while !ready(&ways) {
@@ -344,26 +361,28 @@ impl ExCache {
             }
             if let Ok(mut ways) = self.sets[set].ways.try_lock() {
                 for _ in 0..share {
-                    if victims.len() < most && !ways.mostly_busy() {
-                        if let Some(victim) = ways.evict() {
+                    if victims.len() < most && !ways.mostly_busy()
+                        && let Some(victim) = ways.evict() {
                             victims.push(Self::victim(set, victim));
                         }
-                    }
                 }
             }
         }
     }
 
     fn pick_one(&self, set: usize, ways: &mut set::Ways, victims: &mut Vec<Victim>) {
-        if ways.is_full() {
-            if let Some(victim) = ways.evict() {
+        if ways.is_full()
+            && let Some(victim) = ways.evict() {
                 victims.push(Self::victim(set, victim));
             }
-        }
     }
 
     fn victim(set: usize, (way, line, dirty): (usize, LineNo, bool)) -> Victim {
-        Victim { slot: Self::slot(set, way), line, dirty }
+        Victim {
+            slot: Self::slot(set, way),
+            line,
+            dirty,
+        }
     }
 
     /// Takes one resident line for eviction, whatever its age. `None` if it is
@@ -372,7 +391,9 @@ impl ExCache {
         let set = self.set_of(line);
         let mut ways = self.lock(set);
         let way = ways.find(line)?;
-        let State::Resident { dirty } = ways.state(way) else { return None };
+        let State::Resident { dirty } = ways.state(way) else {
+            return None;
+        };
         ways.set_state(way, State::Evicting);
         Some(Self::victim(set, (way, line, dirty)))
     }
@@ -386,12 +407,11 @@ impl ExCache {
         for set in 0..self.sets.len() {
             let mut ways = self.lock(set);
             for way in 0..self.shape.ways as usize {
-                if let (line, State::Resident { dirty }) = (ways.line(way), ways.state(way)) {
-                    if from <= line && line < to {
+                if let (line, State::Resident { dirty }) = (ways.line(way), ways.state(way))
+                    && from <= line && line < to {
                         ways.set_state(way, State::Evicting);
                         victims.push(Self::victim(set, (way, line, dirty)));
                     }
-                }
             }
         }
     }

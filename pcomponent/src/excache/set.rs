@@ -108,9 +108,12 @@ impl Ways {
     /// Chooses a resident line by the policy; it is `Evicting` then.
     pub(super) fn evict(&mut self) -> Option<(usize, LineNo, bool)> {
         let states = &self.states;
-        let way =
-            self.replacement.choose(|way| matches!(states[way], State::Resident { .. }))?;
-        let State::Resident { dirty } = self.states[way] else { return None };
+        let way = self
+            .replacement
+            .choose(|way| matches!(states[way], State::Resident { .. }))?;
+        let State::Resident { dirty } = self.states[way] else {
+            return None;
+        };
         self.set_state(way, State::Evicting);
         let line = LineNo(self.tags[way]);
         self.replacement.evicted(line);

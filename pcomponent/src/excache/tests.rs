@@ -6,7 +6,14 @@ use proto::process::Policy;
 use std::collections::{HashMap, VecDeque};
 
 fn cache(sets: u32, ways: u32, policy: Policy) -> ExCache {
-    ExCache::new(Shape { line_shift: 12, sets, ways }, policy)
+    ExCache::new(
+        Shape {
+            line_shift: 12,
+            sets,
+            ways,
+        },
+        policy,
+    )
 }
 
 fn fetch(cache: &ExCache, line: u64) -> Begin {
@@ -24,15 +31,26 @@ fn shapes_are_bounds() {
     let odd = Shape::new(100 * 4096, 4096, 64).unwrap();
     assert!(odd.lines() <= 100);
     assert_eq!(Shape::new(40 * 4096, 4096, 64).unwrap().lines(), 40);
-    assert!(matches!(Shape::new(1 << 20, 5000, 64), Err(ShapeError::Line(5000))));
-    assert!(matches!(Shape::new(1 << 20, 4096, 4), Err(ShapeError::Ways)));
-    assert!(matches!(Shape::new(0, 4096, 64), Err(ShapeError::Size { lines: 0, .. })));
+    assert!(matches!(
+        Shape::new(1 << 20, 5000, 64),
+        Err(ShapeError::Line(5000))
+    ));
+    assert!(matches!(
+        Shape::new(1 << 20, 4096, 4),
+        Err(ShapeError::Ways)
+    ));
+    assert!(matches!(
+        Shape::new(0, 4096, 64),
+        Err(ShapeError::Size { lines: 0, .. })
+    ));
 }
 
 #[test]
 fn a_line_being_fetched_is_busy_for_others() {
     let c = cache(1, 8, Policy::Fifo);
-    let Begin::Fetch(slot) = c.begin_fetch(LineNo(7)) else { panic!("absent line") };
+    let Begin::Fetch(slot) = c.begin_fetch(LineNo(7)) else {
+        panic!("absent line")
+    };
     assert_eq!(c.begin_fetch(LineNo(7)), Begin::Busy);
     assert!(!c.wait(LineNo(7), Duration::from_millis(1)));
     c.finish_fetch(slot, true);
@@ -173,10 +191,15 @@ fn no_update_is_lost_with_many_threads() {
             Begin::Resident { .. } => {
                 // The program's store: only while resident, as the MMU has it.
                 let stored = c.make_dirty(LineNo(line as u64), || Ok::<_, ()>(()));
-                let Some(victim) = c.take(LineNo(line as u64)) else { continue };
+                let Some(victim) = c.take(LineNo(line as u64)) else {
+                    continue;
+                };
                 assert!(stored.is_ok());
                 frame[line].fetch_add(1, Ordering::SeqCst);
-                c.keep(Victim { dirty: true, ..victim });
+                c.keep(Victim {
+                    dirty: true,
+                    ..victim
+                });
                 return;
             }
             Begin::Busy => assert!(c.wait(LineNo(line as u64), Duration::from_secs(10))),

@@ -155,7 +155,12 @@ fn header(b: &[u8]) -> Result<Ehdr, ElfError> {
     }
     let entry = u64_at(b, 24).ok_or_else(cut)?;
     let phoff = u64_at(b, 32).ok_or_else(cut)?;
-    Ok(Ehdr { kind, entry, phoff, phnum })
+    Ok(Ehdr {
+        kind,
+        entry,
+        phoff,
+        phnum,
+    })
 }
 
 /// Where the program headers are in the file: offset and bytes.
@@ -184,17 +189,23 @@ pub fn parse(head: &[u8], table: &[u8], file_len: u64) -> Result<Image, ElfError
     }
     let bias = if e.kind == ET_DYN { PIE_BASE } else { 0 };
     if e.kind == ET_DYN && !headers.iter().any(|h| h.kind == PT_DYNAMIC) {
-        return Err(ElfError::Malformed("type", "ET_DYN without a dynamic section".into()));
+        return Err(ElfError::Malformed(
+            "type",
+            "ET_DYN without a dynamic section".into(),
+        ));
     }
     let mut segments = Vec::new();
-    for h in headers.iter().filter(|h| h.kind == PT_LOAD && h.mem_len > 0) {
+    for h in headers
+        .iter()
+        .filter(|h| h.kind == PT_LOAD && h.mem_len > 0)
+    {
         segments.push(segment(h, bias, file_len)?);
     }
     check_order(&segments)?;
     let entry = UserAddr(e.entry.wrapping_add(bias));
-    let runs = segments.iter().any(|s| {
-        s.prot.has(Prot::EXEC) && entry >= s.addr && entry.0 - s.addr.0 < s.mem_len
-    });
+    let runs = segments
+        .iter()
+        .any(|s| s.prot.has(Prot::EXEC) && entry >= s.addr && entry.0 - s.addr.0 < s.mem_len);
     if !runs {
         let why = format!("{entry} is in no executable segment");
         return Err(ElfError::Malformed("entry point", why));
@@ -204,7 +215,9 @@ pub fn parse(head: &[u8], table: &[u8], file_len: u64) -> Result<Image, ElfError
         segments,
         entry,
         phnum: e.phnum,
-        exec_stack: headers.iter().any(|h| h.kind == PT_GNU_STACK && h.flags & 1 != 0),
+        exec_stack: headers
+            .iter()
+            .any(|h| h.kind == PT_GNU_STACK && h.flags & 1 != 0),
     })
 }
 
@@ -216,15 +229,23 @@ fn segment(h: &Phdr, bias: u64, file_len: u64) -> Result<Segment, ElfError> {
     if h.file_len > h.mem_len {
         return Err(bad("longer in the file than in memory"));
     }
-    let end = h.offset.checked_add(h.file_len).ok_or_else(|| bad("offset wraps"))?;
+    let end = h
+        .offset
+        .checked_add(h.file_len)
+        .ok_or_else(|| bad("offset wraps"))?;
     if end > file_len {
         return Err(ElfError::Truncated("loadable segment"));
     }
     if h.vaddr % PAGE_SIZE != h.offset % PAGE_SIZE {
         return Err(bad("address and offset differ within a page"));
     }
-    let addr = h.vaddr.checked_add(bias).ok_or_else(|| bad("address wraps"))?;
-    let last = addr.checked_add(h.mem_len).ok_or_else(|| bad("address wraps"))?;
+    let addr = h
+        .vaddr
+        .checked_add(bias)
+        .ok_or_else(|| bad("address wraps"))?;
+    let last = addr
+        .checked_add(h.mem_len)
+        .ok_or_else(|| bad("address wraps"))?;
     if addr < USER_MIN.0 || last > USER_MAX.0 - (1 << 30) {
         return Err(bad("outside the program's window"));
     }
@@ -234,13 +255,18 @@ fn segment(h: &Phdr, bias: u64, file_len: u64) -> Result<Segment, ElfError> {
         mem_len: h.mem_len,
         offset: h.offset,
         file_len: h.file_len,
-        prot: bit(4, Prot::READ).with(bit(2, Prot::WRITE)).with(bit(1, Prot::EXEC)),
+        prot: bit(4, Prot::READ)
+            .with(bit(2, Prot::WRITE))
+            .with(bit(1, Prot::EXEC)),
     })
 }
 
 fn check_order(segments: &[Segment]) -> Result<(), ElfError> {
     if segments.is_empty() {
-        return Err(ElfError::Malformed("program header table", "nothing to load".into()));
+        return Err(ElfError::Malformed(
+            "program header table",
+            "nothing to load".into(),
+        ));
     }
     let ends = |s: &Segment| UserAddr(s.addr.0 + s.mem_len).align_up(PAGE_SIZE);
     for pair in segments.windows(2) {
@@ -259,7 +285,9 @@ fn phdr_address(headers: &[Phdr], segments: &[Segment], e: &Ehdr, bias: u64) -> 
     let len = u64::from(e.phnum) * PHENT as u64;
     let holder = segments.iter().find(|s| {
         e.phoff >= s.offset
-            && e.phoff.checked_add(len).is_some_and(|end| end <= s.offset + s.file_len)
+            && e.phoff
+                .checked_add(len)
+                .is_some_and(|end| end <= s.offset + s.file_len)
     })?;
     holder.addr.checked_add(e.phoff - holder.offset)
 }
@@ -327,21 +355,39 @@ mod tests {
             let (h, t) = image(kind, machine, entry, table);
             parse(&h, &t, len).unwrap_err()
         };
-        assert_eq!(check(ET_EXEC, 183, 0, &whole, 0x3000), ElfError::Machine(183));
+        assert_eq!(
+            check(ET_EXEC, 183, 0, &whole, 0x3000),
+            ElfError::Machine(183)
+        );
         assert_eq!(check(1, 62, 0, &whole, 0x3000), ElfError::Type(1));
         let cut = check(ET_EXEC, 62, 0x40_1000, &whole, 0x2f80);
         assert_eq!(cut, ElfError::Truncated("loadable segment"));
         let mut interp = good();
         interp.push(phdr(PT_INTERP, 4, 0x100, 0x40_0100, 8, 8));
-        assert!(matches!(check(ET_EXEC, 62, 0x40_1000, &interp, 0x3000), ElfError::Dynamic(_)));
-        assert!(matches!(check(ET_EXEC, 62, 0x99, &whole, 0x3000), ElfError::Malformed(..)));
+        assert!(matches!(
+            check(ET_EXEC, 62, 0x40_1000, &interp, 0x3000),
+            ElfError::Dynamic(_)
+        ));
+        assert!(matches!(
+            check(ET_EXEC, 62, 0x99, &whole, 0x3000),
+            ElfError::Malformed(..)
+        ));
         assert_eq!(parse(b"#!/bin/sh", &[], 9).unwrap_err(), ElfError::Script);
         assert_eq!(parse(b"hello", &[], 5).unwrap_err(), ElfError::NotElf);
-        assert_eq!(parse(b"\x7fELF", &[], 4).unwrap_err(), ElfError::Truncated("ELF header"));
+        assert_eq!(
+            parse(b"\x7fELF", &[], 4).unwrap_err(),
+            ElfError::Truncated("ELF header")
+        );
         let (h, _) = image(ET_EXEC, 62, 0, &whole);
-        assert_eq!(parse(&h, &[], 64).unwrap_err(), ElfError::Truncated("program header table"));
+        assert_eq!(
+            parse(&h, &[], 64).unwrap_err(),
+            ElfError::Truncated("program header table")
+        );
         let swapped = [whole[1].clone(), whole[0].clone()];
-        assert!(matches!(check(ET_EXEC, 62, 0x40_1000, &swapped, 0x3000), ElfError::Malformed(..)));
+        assert!(matches!(
+            check(ET_EXEC, 62, 0x40_1000, &swapped, 0x3000),
+            ElfError::Malformed(..)
+        ));
     }
 
     proptest! {

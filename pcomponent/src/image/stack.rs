@@ -44,12 +44,23 @@ pub fn build(
     envp: &[Vec<u8>],
     aux: &Aux,
 ) -> Option<FirstStack> {
-    let mut strings = Strings { top: top.0, bytes: Vec::new() };
+    let mut strings = Strings {
+        top: top.0,
+        bytes: Vec::new(),
+    };
     let exec = strings.push(exec_path)?;
     let platform = strings.push(b"x86_64")?;
     let random = strings.push_raw(&aux.random)?;
-    let env: Vec<u64> = envp.iter().rev().map(|s| strings.push(s)).collect::<Option<_>>()?;
-    let args: Vec<u64> = argv.iter().rev().map(|s| strings.push(s)).collect::<Option<_>>()?;
+    let env: Vec<u64> = envp
+        .iter()
+        .rev()
+        .map(|s| strings.push(s))
+        .collect::<Option<_>>()?;
+    let args: Vec<u64> = argv
+        .iter()
+        .rev()
+        .map(|s| strings.push(s))
+        .collect::<Option<_>>()?;
 
     let mut words = vec![argv.len() as u64];
     words.extend(args.iter().rev());
@@ -68,7 +79,10 @@ pub fn build(
     bytes.resize((strings_start - sp) as usize, 0);
     strings.bytes.reverse();
     bytes.extend(strings.bytes);
-    Some(FirstStack { sp: UserAddr(sp), bytes })
+    Some(FirstStack {
+        sp: UserAddr(sp),
+        bytes,
+    })
 }
 
 /// Strings from the top down; kept reversed so that pushing is cheap.
@@ -173,6 +187,16 @@ mod tests {
     #[test]
     fn too_much_is_refused() {
         let args = vec![vec![b'x'; 1000]; 10];
-        assert!(build(UserAddr(0x7000_0000), 4096, b"p", &args, &[], &Aux::default()).is_none());
+        assert!(
+            build(
+                UserAddr(0x7000_0000),
+                4096,
+                b"p",
+                &args,
+                &[],
+                &Aux::default()
+            )
+            .is_none()
+        );
     }
 }

@@ -36,8 +36,16 @@ struct Call {
 pub(super) fn futex(process: &Process, task: &Task, op: &FutexOp) -> Result<u64, Errno> {
     let mut time: Timespec = [0; 2];
     let call = decode(op, &mut time);
-    if [call.at, call.second].iter().any(|a| a.0 != 0 && !is_word(*a)) || !is_word(call.at) {
-        return Err(if call.at.is_aligned(4) { Errno::EFAULT } else { Errno::EINVAL });
+    if [call.at, call.second]
+        .iter()
+        .any(|a| a.0 != 0 && !is_word(*a))
+        || !is_word(call.at)
+    {
+        return Err(if call.at.is_aligned(4) {
+            Errno::EFAULT
+        } else {
+            Errno::EINVAL
+        });
     }
     for _ in 0..MOST_TRIES {
         match host(&call) {
@@ -96,11 +104,23 @@ fn decode(op: &FutexOp, time: &mut Timespec) -> Call {
         blocks: false,
     };
     match *op {
-        FutexOp::Wait { at, expected, until, bitset } => wait(at, expected, until, bitset, time),
-        FutexOp::Wake { at, count, bitset } => {
-            Call { last: bitset, ..plain(at, libc::FUTEX_WAKE_BITSET, count) }
-        }
-        FutexOp::Requeue { at, wake, requeue, to, expected } => {
+        FutexOp::Wait {
+            at,
+            expected,
+            until,
+            bitset,
+        } => wait(at, expected, until, bitset, time),
+        FutexOp::Wake { at, count, bitset } => Call {
+            last: bitset,
+            ..plain(at, libc::FUTEX_WAKE_BITSET, count)
+        },
+        FutexOp::Requeue {
+            at,
+            wake,
+            requeue,
+            to,
+            expected,
+        } => {
             let op = match expected {
                 Some(_) => libc::FUTEX_CMP_REQUEUE,
                 None => libc::FUTEX_REQUEUE,
@@ -112,7 +132,13 @@ fn decode(op: &FutexOp, time: &mut Timespec) -> Call {
                 ..plain(at, op, wake)
             }
         }
-        FutexOp::WakeOp { at, wake, second, wake_second, op } => Call {
+        FutexOp::WakeOp {
+            at,
+            wake,
+            second,
+            wake_second,
+            op,
+        } => Call {
             fourth: wake_second as usize,
             second,
             last: op,

@@ -24,7 +24,12 @@ impl ProcessInfo for Kernel<'_> {
 
     fn maps(&self) -> Vec<MapLine> {
         let (stack, _) = self.stack();
-        self.process.memory.space().iter().map(|vma| self.line(vma, stack)).collect()
+        self.process
+            .memory
+            .space()
+            .iter()
+            .map(|vma| self.line(vma, stack))
+            .collect()
     }
 
     fn stack(&self) -> (u64, u64) {

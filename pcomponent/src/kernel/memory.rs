@@ -17,7 +17,11 @@ impl MemoryOps for Kernel<'_> {
             backing: request.backing.clone(),
         };
         let me = &mut self.task.scratch.borrow_mut();
-        Ok(self.process.memory.map(&wanted, me, &self.task.counters)?.start())
+        Ok(self
+            .process
+            .memory
+            .map(&wanted, me, &self.task.counters)?
+            .start())
     }
 
     fn unmap(&self, range: UserRange) -> Result<(), Errno> {
@@ -37,7 +41,9 @@ impl MemoryOps for Kernel<'_> {
         to: Option<UserAddr>,
     ) -> Result<UserAddr, Errno> {
         let me = &mut self.task.scratch.borrow_mut();
-        self.process.memory.remap(old, new_len, may_move, to, me, &self.task.counters)
+        self.process
+            .memory
+            .remap(old, new_len, may_move, to, me, &self.task.counters)
     }
 
     fn brk(&self, addr: UserAddr) -> UserAddr {
@@ -56,7 +62,9 @@ impl MemoryOps for Kernel<'_> {
 
     fn sync_range(&self, range: UserRange, wait: bool) -> Result<(), Errno> {
         let me = &mut self.task.scratch.borrow_mut();
-        self.process.memory.sync(range, wait, me, &self.task.counters)
+        self.process
+            .memory
+            .sync(range, wait, me, &self.task.counters)
     }
 
     fn residency(&self, range: UserRange) -> Result<Vec<bool>, Errno> {

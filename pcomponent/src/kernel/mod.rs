@@ -9,8 +9,8 @@ mod shared;
 mod signals;
 mod threads;
 
-pub use places::Places;
-pub use shared::Shared;
+pub(crate) use places::Places;
+pub(crate) use shared::Shared;
 
 use crate::files::RemoteFile;
 use crate::task::{Process, Task};
@@ -21,14 +21,14 @@ use proto::addr::UserAddr;
 use std::cell::RefCell;
 
 /// One thread of the program, in a system call.
-pub struct Kernel<'a> {
+pub(crate) struct Kernel<'a> {
     pub(crate) process: &'a Process,
     pub(crate) task: &'a Task,
 }
 
 impl<'a> Kernel<'a> {
     /// The context of `task`.
-    pub fn new(process: &'a Process, task: &'a Task) -> Kernel<'a> {
+    pub(crate) fn new(process: &'a Process, task: &'a Task) -> Kernel<'a> {
         Kernel { process, task }
     }
 
@@ -52,7 +52,9 @@ impl UserMemory for Kernel<'_> {
 
     fn store_word(&self, at: UserAddr, value: u32) -> Result<(), Errno> {
         let me = &mut self.task.scratch.borrow_mut();
-        self.process.memory.store32(at, value, me, &self.task.counters)
+        self.process
+            .memory
+            .store32(at, value, me, &self.task.counters)
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{PoisonError, RwLock};
 
 /// Asks gmm once for each file. With one memory component in the testbed there
 /// is nothing to ask; without gmm the process's home serves.
-pub struct Places {
+pub(crate) struct Places {
     gmm: Peer,
     home: NodeInfo,
     known: RwLock<HashMap<(NodeId, FileId), NodeInfo>>,
@@ -20,8 +20,12 @@ pub struct Places {
 
 impl Places {
     /// With `home` for when gmm is away.
-    pub fn new(gmm: Peer, home: NodeInfo) -> Places {
-        Places { gmm, home, known: RwLock::default() }
+    pub(crate) fn new(gmm: Peer, home: NodeInfo) -> Places {
+        Places {
+            gmm,
+            home,
+            known: RwLock::default(),
+        }
     }
 }
 
@@ -33,7 +37,10 @@ impl FileHomes for Places {
             return Ok(info.clone());
         }
         drop(known);
-        let request = GmmRequest::PlaceFile { file: file.id, storage: file.storage };
+        let request = GmmRequest::PlaceFile {
+            file: file.id,
+            storage: file.storage,
+        };
         let info = match self.gmm.ask(&request) {
             Ok(GmmReply::Placed(info)) => info,
             Ok(other) => {

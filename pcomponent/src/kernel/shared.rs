@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// See the module.
-pub struct Shared {
+pub(crate) struct Shared {
     /// Descriptors, working directory, limits.
     pub state: ProcessState<RemoteFile>,
     /// Files at the storage component.
@@ -35,7 +35,7 @@ impl Shared {
     ///
     /// # Errors
     /// A sentence for people.
-    pub fn new(
+    pub(crate) fn new(
         boot: &Boot,
         fd_floor: i32,
         credential: &Credential,
@@ -63,24 +63,24 @@ impl Shared {
     }
 
     /// Notes what pseudo-files tell of the start.
-    pub fn note_start(&self, auxv: Vec<u8>, stack: (u64, u64), image: FileId) {
+    pub(crate) fn note_start(&self, auxv: Vec<u8>, stack: (u64, u64), image: FileId) {
         let _ = self.image.set(image);
         let _ = self.auxv.set(auxv);
         let _ = self.stack.set(stack);
     }
 
     /// The auxiliary vector's bytes.
-    pub fn auxv(&self) -> Vec<u8> {
+    pub(crate) fn auxv(&self) -> Vec<u8> {
         self.auxv.get().cloned().unwrap_or_default()
     }
 
     /// First and last address of the first stack.
-    pub fn stack(&self) -> (u64, u64) {
+    pub(crate) fn stack(&self) -> (u64, u64) {
         self.stack.get().copied().unwrap_or_default()
     }
 
     /// The path of a mapped file, as well as it is known.
-    pub fn path_of_mapping(&self, file: &FileRef) -> Vec<u8> {
+    pub(crate) fn path_of_mapping(&self, file: &FileRef) -> Vec<u8> {
         if self.image.get() == Some(&file.id) {
             return self.spawn.program.clone();
         }
@@ -88,7 +88,7 @@ impl Shared {
     }
 
     /// Logs a call that is not implemented, once by name.
-    pub fn unimplemented(&self, name: &'static str) {
+    pub(crate) fn unimplemented(&self, name: &'static str) {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         if missing.insert(name) {
             tracing::warn!("the program called {name}, which is not implemented: ENOSYS");
@@ -96,14 +96,14 @@ impl Shared {
     }
 
     /// Adds what files and calls know.
-    pub fn report(&self, stats: &mut Stats) {
+    pub(crate) fn report(&self, stats: &mut Stats) {
         let missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         stats.unimplemented = missing.iter().map(|n| (*n).to_string()).collect();
         self.files.report(&mut stats.messages);
     }
 
     /// What was written goes out before the process ends.
-    pub fn before_exit(&self) {
+    pub(crate) fn before_exit(&self) {
         if let Err(e) = self.files.flush_all() {
             tracing::error!("writing files back at the end of the program: {e}");
         }

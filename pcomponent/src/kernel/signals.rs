@@ -46,7 +46,12 @@ impl SignalOps for Kernel<'_> {
     fn altstack(&self) -> StackT {
         let s = self.task.altstack();
         let on = if self.task.on_altstack() { 1 } else { 0 };
-        StackT { sp: s.sp, flags: s.flags | on, pad: 0, size: s.size }
+        StackT {
+            sp: s.sp,
+            flags: s.flags | on,
+            pad: 0,
+            size: s.size,
+        }
     }
 
     fn set_altstack(&self, stack: StackT) -> Result<(), Errno> {

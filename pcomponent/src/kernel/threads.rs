@@ -22,8 +22,9 @@ impl ThreadOps for Kernel<'_> {
     fn threads(&self) -> Vec<i32> {
         let tasks = std::fs::read_dir("/proc/self/task");
         let names = tasks.into_iter().flatten().flatten().map(|e| e.file_name());
-        let mut tids: Vec<i32> =
-            names.filter_map(|n| n.to_str().and_then(|n| n.parse().ok())).collect();
+        let mut tids: Vec<i32> = names
+            .filter_map(|n| n.to_str().and_then(|n| n.parse().ok()))
+            .collect();
         tids.sort_unstable();
         tids
     }

@@ -48,7 +48,10 @@ pub(super) fn spawn(
     grant: ProcessGrant,
 ) -> Result<Child, String> {
     let identity = Identity::Process(grant.process);
-    let credential = Credential { identity, secret: manager.key.derive(identity) };
+    let credential = Credential {
+        identity,
+        secret: manager.key.derive(identity),
+    };
     let options = manager.args.options().map_err(|e| e.to_string())?;
     let (report, report_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| format!("a pipe for the process's report: {e}"))?;
@@ -69,20 +72,42 @@ pub(super) fn spawn(
         log: manager.args.log.clone(),
     };
     let mut boot = File::from(boot);
-    boot.write_all(&wire::encode(&message)).map_err(|e| format!("boot message: {e}"))?;
+    boot.write_all(&wire::encode(&message))
+        .map_err(|e| format!("boot message: {e}"))?;
     boot.rewind().map_err(|e| format!("boot message: {e}"))?;
-    let child = execute([boot.into(), report_end, stats.try_clone().map_err(|e| e.to_string())?], stdio)?;
+    let child = execute(
+        [
+            boot.into(),
+            report_end,
+            stats.try_clone().map_err(|e| e.to_string())?,
+        ],
+        stdio,
+    )?;
     let pid = Pid::from_child(&child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| format!("pidfd_open: {e}"))?;
     let (report, stats) = (report.into(), stats.into());
-    Ok(Child { child, pidfd, report, text: Vec::new(), stats, grant, credential, options })
+    Ok(Child {
+        child,
+        pidfd,
+        report,
+        text: Vec::new(),
+        stats,
+        grant,
+        credential,
+        options,
+    })
 }
 
 /// Runs ourselves as a process: descriptors 3, 4, 5 are boot, report, stats.
 fn execute(inherit: [OwnedFd; 3], stdio: [OwnedFd; 3]) -> Result<std::process::Child, String> {
     let [stdin, stdout, stderr] = stdio.map(Stdio::from);
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("pcomponent-process").arg("process").stdin(stdin).stdout(stdout).stderr(stderr);
+    command
+        .arg0("pcomponent-process")
+        .arg("process")
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr);
     command.env_clear();
     let manager = rustix::process::getpid();
     // Out of the way of the targets 3, 4, 5 before they are put there.
@@ -107,7 +132,9 @@ fn execute(inherit: [OwnedFd; 3], stdio: [OwnedFd; 3]) -> Result<std::process::C
             Ok(())
         });
     }
-    command.spawn().map_err(|e| format!("cannot start a host process: {e}"))
+    command
+        .spawn()
+        .map_err(|e| format!("cannot start a host process: {e}"))
 }
 
 impl Child {
@@ -147,7 +174,10 @@ impl Child {
             }
             let (status, message) = line.strip_prefix("nostart ")?.split_once(' ')?;
             let status = status.parse().ok()?;
-            Some(Report::CannotStart { status, message: message.to_string() })
+            Some(Report::CannotStart {
+                status,
+                message: message.to_string(),
+            })
         })
     }
 
@@ -161,7 +191,10 @@ impl Child {
             _ => End::Exit(125),
         };
         let mut stats = String::new();
-        let read = self.stats.rewind().and_then(|()| self.stats.read_to_string(&mut stats));
+        let read = self
+            .stats
+            .rewind()
+            .and_then(|()| self.stats.read_to_string(&mut stats));
         if !matches!(end, End::Exit(_)) || stats.is_empty() {
             self.end_space();
         }
@@ -171,9 +204,14 @@ impl Child {
     fn end_space(&self) {
         let addrs = self.grant.home.addrs.clone();
         let peer = Peer::new(addrs, self.credential.clone(), self.options.clone());
-        let request = MemRequest::EndSpace { process: self.grant.process };
+        let request = MemRequest::EndSpace {
+            process: self.grant.process,
+        };
         if let Err(e) = peer.ask::<_, MemReply>(&request) {
-            tracing::debug!("the address space of {} is left to its audit: {e}", self.process());
+            tracing::debug!(
+                "the address space of {} is left to its audit: {e}",
+                self.process()
+            );
         }
     }
 }

@@ -30,7 +30,10 @@ pub(super) fn serve(mut stream: UnixStream, manager: &Manager) {
     manager.running.fetch_add(1, Ordering::Relaxed);
     let last = match start(manager, spawn, stdio) {
         Ok(running) => supervise(&mut stream, manager, running),
-        Err(message) => ControlReply::Failed { message, status: 125 },
+        Err(message) => ControlReply::Failed {
+            message,
+            status: 125,
+        },
     };
     manager.running.fetch_sub(1, Ordering::Relaxed);
     let _ = send(&mut stream, &last);
@@ -61,18 +64,14 @@ fn receive_spawn(stream: &UnixStream) -> Result<Option<(Spawn, [OwnedFd; 3])>, S
     let ControlRequest::Spawn(spawn) = request else {
         return Err("the first request is not Spawn".into());
     };
-    let stdio = fds.try_into().map_err(|f: Vec<OwnedFd>| {
-        format!("{} descriptors came with Spawn, not 3", f.len())
-    })?;
+    let stdio = fds
+        .try_into()
+        .map_err(|f: Vec<OwnedFd>| format!("{} descriptors came with Spawn, not 3", f.len()))?;
     Ok(Some((spawn, stdio)))
 }
 
 /// Fills `buffer`, gathering descriptors on the way. False at end of file.
-fn receive(
-    stream: &UnixStream,
-    buffer: &mut [u8],
-    fds: &mut Vec<OwnedFd>,
-) -> Result<bool, String> {
+fn receive(stream: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<bool, String> {
     let mut done = 0;
     while done < buffer.len() {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
@@ -90,20 +89,23 @@ fn receive(
             }
         }
         if message.bytes == 0 {
-            return if done == 0 { Ok(false) } else { Err("hung up inside a frame".into()) };
+            return if done == 0 {
+                Ok(false)
+            } else {
+                Err("hung up inside a frame".into())
+            };
         }
         done += message.bytes;
     }
     Ok(true)
 }
 
-fn start(
-    manager: &Manager,
-    spawn: Spawn,
-    stdio: [OwnedFd; 3],
-) -> Result<child::Child, String> {
+fn start(manager: &Manager, spawn: Spawn, stdio: [OwnedFd; 3]) -> Result<child::Child, String> {
     let name = String::from_utf8_lossy(&spawn.program).into_owned();
-    let request = GmmRequest::CreateProcess { node: manager.member.node(), name };
+    let request = GmmRequest::CreateProcess {
+        node: manager.member.node(),
+        name,
+    };
     let grant = match manager.member.gmm().ask(&request) {
         Ok(GmmReply::Process(grant)) => grant,
         Ok(GmmReply::Refused(why)) => return Err(format!("gmm refused the process: {why}")),
@@ -114,8 +116,15 @@ fn start(
 }
 
 /// Watches the process and the connection until the process has ended.
-fn supervise(stream: &mut UnixStream, manager: &Manager, mut running: child::Child) -> ControlReply {
-    let started = ControlReply::Started { process: running.process(), pid: running.pid() };
+fn supervise(
+    stream: &mut UnixStream,
+    manager: &Manager,
+    mut running: child::Child,
+) -> ControlReply {
+    let started = ControlReply::Started {
+        process: running.process(),
+        pid: running.pid(),
+    };
     let mut connected = send(stream, &started).is_ok();
     let _ = stream.set_nonblocking(false);
     let mut input = Vec::new();
@@ -131,7 +140,10 @@ fn supervise(stream: &mut UnixStream, manager: &Manager, mut running: child::Chi
         ];
         let count = if connected { 3 } else { 2 };
         // Woken by events; the limit only bounds a lost one.
-        let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+        let limit = Timespec {
+            tv_sec: 60,
+            tv_nsec: 0,
+        };
         if poll(&mut ready[..count], Some(&limit)).is_err() {
             continue;
         }
@@ -183,9 +195,15 @@ fn finish(manager: &Manager, running: child::Child, failed: Option<child::Report
         Some(child::Report::CannotStart { status, message }) => {
             ControlReply::Failed { message, status }
         }
-        Some(child::Report::Fatal(message)) => {
-            ControlReply::Ended { end: End::Exit(125), stats, message: Some(message) }
-        }
-        None => ControlReply::Ended { end, stats, message: None },
+        Some(child::Report::Fatal(message)) => ControlReply::Ended {
+            end: End::Exit(125),
+            stats,
+            message: Some(message),
+        },
+        None => ControlReply::Ended {
+            end,
+            stats,
+            message: None,
+        },
     }
 }

@@ -45,7 +45,10 @@ pub(crate) fn run(args: ManagerArgs) -> Result<()> {
         },
         {
             let running = running.clone();
-            move || Load { processes: running.load(Ordering::Relaxed), ..Load::default() }
+            move || Load {
+                processes: running.load(Ordering::Relaxed),
+                ..Load::default()
+            }
         },
         None,
     )
@@ -53,7 +56,12 @@ pub(crate) fn run(args: ManagerArgs) -> Result<()> {
     if let Some(fd) = args.ready_fd {
         member::report_ready(fd, member.node(), &[])?;
     }
-    let manager = Arc::new(Manager { member, key, args, running });
+    let manager = Arc::new(Manager {
+        member,
+        key,
+        args,
+        running,
+    });
     let accepting = manager.clone();
     std::thread::spawn(move || accept(&listener, &accepting));
     member::wait_for_termination();
@@ -71,8 +79,7 @@ fn listen(path: &std::path::Path) -> Result<UnixListener> {
     let listener =
         UnixListener::bind(path).with_context(|| format!("control socket {}", path.display()))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(path, mode)
-        .with_context(|| format!("mode of {}", path.display()))?;
+    std::fs::set_permissions(path, mode).with_context(|| format!("mode of {}", path.display()))?;
     Ok(listener)
 }
 

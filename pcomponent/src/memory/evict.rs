@@ -116,9 +116,13 @@ impl Memory {
     ) {
         let mut last: Option<(Span, u64)> = None;
         for victim in victims {
-            let Some(range) = self.range_of(victim.line, 1) else { continue };
+            let Some(range) = self.range_of(victim.line, 1) else {
+                continue;
+            };
             for vma in space.overlapping(range) {
-                let Some(part) = vma.range.intersect(range) else { continue };
+                let Some(part) = vma.range.intersect(range) else {
+                    continue;
+                };
                 let (start, len) = (part.start().0, part.len());
                 let owner = vma.range.start().0;
                 match &mut last {
@@ -159,12 +163,17 @@ impl Memory {
     ) {
         let mut pages: Vec<Page<'_>> = Vec::with_capacity(victims.len());
         for victim in victims.iter().filter(|v| v.dirty) {
-            let Some(range) = self.range_of(victim.line, 1) else { continue };
+            let Some(range) = self.range_of(victim.line, 1) else {
+                continue;
+            };
             for vma in space.overlapping(range) {
-                let Some(part) = vma.range.intersect(range) else { continue };
-                pages.extend(
-                    part.page_numbers().map(|n| Page { at: UserAddr(n * PAGE_SIZE), vma }),
-                );
+                let Some(part) = vma.range.intersect(range) else {
+                    continue;
+                };
+                pages.extend(part.page_numbers().map(|n| Page {
+                    at: UserAddr(n * PAGE_SIZE),
+                    vma,
+                }));
             }
         }
         let len = pages.len() * PAGE;
@@ -180,7 +189,10 @@ impl Memory {
                 self.pages.untouch(page.at);
                 continue;
             }
-            kept.push(Page { at: page.at, vma: page.vma });
+            kept.push(Page {
+                at: page.at,
+                vma: page.vma,
+            });
         }
         counters.written_back(kept.len() as u64 * PAGE_SIZE);
         self.send(&kept, me);
@@ -226,7 +238,14 @@ impl Memory {
                     {
                         s.len += PAGE as u32;
                     }
-                    _ => me.segments.push((node, Segment { local, len: PAGE as u32, remote })),
+                    _ => me.segments.push((
+                        node,
+                        Segment {
+                            local,
+                            len: PAGE as u32,
+                            remote,
+                        },
+                    )),
                 }
             }
             if self.post_writes(me, pages.len() * PAGE) {
@@ -253,7 +272,13 @@ impl Memory {
                 Ok(held) => {
                     written.push((file.clone(), at / PAGE_SIZE));
                     let offset = at % EXTENT_SIZE;
-                    return (held.node, RemoteAddr { key: held.lease.lease.key, offset });
+                    return (
+                        held.node,
+                        RemoteAddr {
+                            key: held.lease.lease.key,
+                            offset,
+                        },
+                    );
                 }
                 Err(e) => fatal::end(&format!(
                     "cannot write a shared file mapping back at {}: {e}",

@@ -14,7 +14,7 @@ use proto::mem::{MapFlags, Prot};
 
 /// What the program tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Access {
+pub(crate) enum Access {
     /// A load.
     Read,
     /// A store.
@@ -25,7 +25,7 @@ pub enum Access {
 
 /// What came of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FaultEnd {
+pub(crate) enum FaultEnd {
     /// The line is here; the access goes on.
     Done,
     /// Nothing is mapped there (`SEGV_MAPERR`).
@@ -46,7 +46,7 @@ enum Source {
 
 /// A run of pages with one source and one host mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Piece {
+pub(super) struct Piece {
     start: u64,
     len: u64,
     source: Source,
@@ -65,7 +65,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Memory {
     /// Answers a fault at `at`. Whoever calls holds none of this module's locks.
-    pub fn fault(
+    pub(crate) fn fault(
         &self,
         at: UserAddr,
         access: Access,
@@ -74,7 +74,9 @@ impl Memory {
     ) -> FaultEnd {
         let begun = clock::now();
         let space = self.space();
-        let Some(vma) = space.find(at) else { return FaultEnd::NotMapped };
+        let Some(vma) = space.find(at) else {
+            return FaultEnd::NotMapped;
+        };
         if !permits(vma, access) {
             return FaultEnd::Denied;
         }
@@ -83,9 +85,19 @@ impl Memory {
             match self.cache.begin_fetch(line) {
                 Begin::Fetch(slot) => {
                     let looked_up = clock::now();
-                    let mut split = Split { lookup: looked_up.since(begun), ..Split::default() };
-                    let end =
-                        self.fetch(&space, vma, (at, access), (line, slot), me, &mut split, counters);
+                    let mut split = Split {
+                        lookup: looked_up.since(begun),
+                        ..Split::default()
+                    };
+                    let end = self.fetch(
+                        &space,
+                        vma,
+                        (at, access),
+                        (line, slot),
+                        me,
+                        &mut split,
+                        counters,
+                    );
                     counters.miss(clock::now().since(begun), &split);
                     return end;
                 }
@@ -125,7 +137,9 @@ impl Memory {
 
     fn let_writes_through(&self, space: &AddressSpace, line: LineNo) -> bool {
         let lift = || {
-            let Some(range) = self.range_of(line, 1) else { return Ok(()) };
+            let Some(range) = self.range_of(line, 1) else {
+                return Ok(());
+            };
             for vma in space.overlapping(range) {
                 if let Some(part) = vma.range.intersect(range) {
                     self.uffd.write_protect(part.start().0, part.len(), false)?;
@@ -156,7 +170,9 @@ impl Memory {
         let mut renewals = 0;
         loop {
             let lines = me.run.len() as u64;
-            let Some(range) = self.range_of(line, lines) else { return FaultEnd::NotMapped };
+            let Some(range) = self.range_of(line, lines) else {
+                return FaultEnd::NotMapped;
+            };
             match self.plan(space, range, at, access, me) {
                 Plan::NoBacking if me.run.len() > 1 => self.shorten(me),
                 Plan::NoBacking => {
@@ -170,7 +186,9 @@ impl Memory {
                     }
                     renewals += 1;
                     if renewals > 8 {
-                        fatal::end(&format!("leases around {at} are revoked as fast as granted"));
+                        fatal::end(&format!(
+                            "leases around {at} are revoked as fast as granted"
+                        ));
                     }
                     self.drop_leases(space, range);
                 }
@@ -194,7 +212,10 @@ impl Memory {
         let mut next = 1;
         while next <= u64::from(advised) {
             let ahead = LineNo(line.0 + next);
-            if !self.range_of(ahead, 1).is_some_and(|r| vma.range.contains_range(r)) {
+            if !self
+                .range_of(ahead, 1)
+                .is_some_and(|r| vma.range.contains_range(r))
+            {
                 break;
             }
             match self.cache.begin_fetch(ahead) {
@@ -238,7 +259,9 @@ impl Memory {
     ) -> Plan {
         me.pieces.clear();
         for vma in space.overlapping(range) {
-            let Some(part) = vma.range.intersect(range) else { continue };
+            let Some(part) = vma.range.intersect(range) else {
+                continue;
+            };
             for page in part.page_numbers() {
                 let page = UserAddr(page * PAGE_SIZE);
                 match self.source(vma, page, access) {
@@ -259,18 +282,27 @@ impl Memory {
             let number = page.extent();
             let extent = self.pages.extent_or_new(number)?;
             let held = self.remote.lease(extent, number).ok()?;
-            return Some(Source::Remote { node: held.node, at: within(&held, page) });
+            return Some(Source::Remote {
+                node: held.node,
+                at: within(&held, page),
+            });
         }
         match &vma.backing {
             VmaBacking::Anonymous => Some(Source::Zero),
             VmaBacking::File { file, offset } => {
                 let at = offset + (page.0 - vma.range.start().0);
                 let writable = vma.flags.has(MapFlags::SHARED) && access == Access::Write;
-                let held = self.remote.file_lease(file, at / EXTENT_SIZE, writable).ok()?;
+                let held = self
+                    .remote
+                    .file_lease(file, at / EXTENT_SIZE, writable)
+                    .ok()?;
                 let inside = at % EXTENT_SIZE;
                 (inside < held.lease.valid).then_some(Source::Remote {
                     node: held.node,
-                    at: RemoteAddr { key: held.lease.lease.key, offset: inside },
+                    at: RemoteAddr {
+                        key: held.lease.lease.key,
+                        offset: inside,
+                    },
                 })
             }
         }
@@ -293,11 +325,10 @@ impl Memory {
             return Some(true);
         }
         let write = access == Access::Write;
-        if let [piece] = me.pieces[..] {
-            if let Some(valid) = self.fill_mapped(piece, !write, split, counters) {
+        if let [piece] = me.pieces[..]
+            && let Some(valid) = self.fill_mapped(piece, !write, split, counters) {
                 return valid.then_some(write);
             }
-        }
         let fetched = self.gather(range, me)?;
         counters.fetched(fetched);
         let arrived = clock::now();
@@ -320,12 +351,16 @@ impl Memory {
         split: &mut Split,
         counters: &Counters,
     ) -> Option<bool> {
-        let Source::Remote { node, at } = piece.source else { return None };
+        let Source::Remote { node, at } = piece.source else {
+            return None;
+        };
         let before = clock::now();
         let mut done = None;
         let len = piece.len;
         let sound = self.remote.transfer(node, |connection| {
-            let Some(src) = connection.mapped(at, len as usize) else { return Ok(()) };
+            let Some(src) = connection.mapped(at, len as usize) else {
+                return Ok(());
+            };
             // SAFETY: the fabric keeps the mapping for as long as the process
             // lives, and a revoked key reads as anything but never faults.
             let result = unsafe { self.uffd.copy_raw(piece.start, src, len, protect) };
@@ -349,7 +384,10 @@ impl Memory {
             }
             Some(false) => {
                 // What was installed is not to be seen.
-                let span = [host::mapping::Span { start: piece.start, len }];
+                let span = [host::mapping::Span {
+                    start: piece.start,
+                    len,
+                }];
                 // SAFETY: the pages are the program's, the line is ours (busy).
                 if let Err(e) = unsafe { self.dropper.drop_pages(&span) } {
                     fatal::host("madvise", e);
@@ -376,7 +414,11 @@ impl Memory {
                 }
                 Source::Remote { node, at } => {
                     fetched += piece.len;
-                    let segment = Segment { local, len: piece.len as u32, remote: at };
+                    let segment = Segment {
+                        local,
+                        len: piece.len as u32,
+                        remote: at,
+                    };
                     me.segments.push((node, segment));
                 }
             }
@@ -401,9 +443,7 @@ impl Memory {
     fn install(&self, start: u64, bytes: &[u8], protect: bool) {
         match self.uffd.copy(start, bytes, protect) {
             Ok(n) if n == bytes.len() as u64 => return,
-            Err(e) if e.0 != libc::EEXIST && e.0 != libc::ENOENT => {
-                fatal::host("UFFDIO_COPY", e)
-            }
+            Err(e) if e.0 != libc::EEXIST && e.0 != libc::ENOENT => fatal::host("UFFDIO_COPY", e),
             _ => {}
         }
         for (n, page) in bytes.chunks(PAGE_SIZE as usize).enumerate() {
@@ -515,5 +555,11 @@ fn push_page(pieces: &mut Vec<Piece>, vma: &Vma, page: UserAddr, source: Source)
             return;
         }
     }
-    pieces.push(Piece { start: page.0, len: PAGE_SIZE, source, file, vma_end });
+    pieces.push(Piece {
+        start: page.0,
+        len: PAGE_SIZE,
+        source,
+        file,
+        vma_end,
+    });
 }

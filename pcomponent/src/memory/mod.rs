@@ -24,9 +24,9 @@ mod remote;
 mod stream;
 mod user;
 
-pub use fault::{Access, FaultEnd};
-pub use ops::MapRequest;
-pub use remote::{FileHomes, Remote};
+pub(crate) use fault::{Access, FaultEnd};
+pub(crate) use ops::MapRequest;
+pub(crate) use remote::{FileHomes, Remote};
 
 use crate::excache::{ExCache, LineNo, Shape, Victim};
 use crate::fatal;
@@ -52,7 +52,7 @@ const BATCH_BYTES: u64 = 512 << 10;
 const BATCH_LINES: usize = 64;
 
 /// See the module.
-pub struct Memory {
+pub(crate) struct Memory {
     changes: Mutex<Vec<proto::mem::SpaceOp>>,
     space: RwLock<AddressSpace>,
     pages: PageTable,
@@ -67,7 +67,7 @@ pub struct Memory {
 }
 
 /// What one thread needs for its misses, made once.
-pub struct Scratch {
+pub(crate) struct Scratch {
     buffer: Vec<u8>,
     segments: Vec<(NodeId, Segment)>,
     posted: Vec<Segment>,
@@ -85,9 +85,8 @@ impl Memory {
     ///
     /// # Errors
     /// A sentence for people: what this machine or the configuration lacks.
-    pub fn new(config: &CacheConfig, remote: Remote, fd_floor: i32) -> Result<Memory, String> {
-        let shape =
-            Shape::new(config.size, config.line, config.ways).map_err(|e| e.to_string())?;
+    pub(crate) fn new(config: &CacheConfig, remote: Remote, fd_floor: i32) -> Result<Memory, String> {
+        let shape = Shape::new(config.size, config.line, config.ways).map_err(|e| e.to_string())?;
         let wanted = Features(Features::SIGBUS.0 | Features::WP.0);
         let uffd = Uffd::open(wanted)
             .and_then(|u| u.raised(fd_floor))
@@ -107,10 +106,12 @@ impl Memory {
     }
 
     /// What a new thread needs.
-    pub fn scratch(&self) -> Scratch {
+    pub(crate) fn scratch(&self) -> Scratch {
         let most = self.cache.shape().lines() / 16;
         let by_bytes = BATCH_BYTES / self.cache.shape().line_size();
-        let most = u64::from(self.prefetch).min(most).min(by_bytes.saturating_sub(1));
+        let most = u64::from(self.prefetch)
+            .min(most)
+            .min(by_bytes.saturating_sub(1));
         Scratch {
             buffer: Vec::new(),
             segments: Vec::new(),
@@ -125,43 +126,44 @@ impl Memory {
     }
 
     /// A program thread begins (before it can touch memory).
-    pub fn thread_started(&self) {
+    pub(crate) fn thread_started(&self) {
         self.threads.fetch_add(1, Ordering::SeqCst);
     }
 
     /// A program thread has ended: it touches memory no more.
-    pub fn thread_ended(&self) {
+    pub(crate) fn thread_ended(&self) {
         self.threads.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// The components behind it.
-    pub fn remote(&self) -> &Remote {
+    pub(crate) fn remote(&self) -> &Remote {
         &self.remote
     }
 
     /// The address space as it is, for look-ups.
-    pub fn space(&self) -> RwLockReadGuard<'_, AddressSpace> {
+    pub(crate) fn space(&self) -> RwLockReadGuard<'_, AddressSpace> {
         self.space.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of pages in existence: now and at most.
-    pub fn footprint(&self) -> (u64, u64) {
+    pub(crate) fn footprint(&self) -> (u64, u64) {
         let (now, peak) = self.pages.footprint();
         (now * PAGE_SIZE, peak * PAGE_SIZE)
     }
 
     /// Bytes of memory of the home memory component: in all, and not promised.
-    pub fn machine(&self) -> (u64, u64) {
-        match self.remote.ask(self.remote.home(), &proto::mem::MemRequest::Stats) {
-            proto::mem::MemReply::Stats(s) => {
-                (s.capacity, s.capacity.saturating_sub(s.reserved))
-            }
+    pub(crate) fn machine(&self) -> (u64, u64) {
+        match self
+            .remote
+            .ask(self.remote.home(), &proto::mem::MemRequest::Stats)
+        {
+            proto::mem::MemReply::Stats(s) => (s.capacity, s.capacity.saturating_sub(s.reserved)),
             _ => (0, 0),
         }
     }
 
     /// How many of the `len` bytes at `at` lie in writable mappings.
-    pub fn writable(&self, at: UserAddr, len: usize) -> usize {
+    pub(crate) fn writable(&self, at: UserAddr, len: usize) -> usize {
         let space = self.space();
         let mut end = at;
         let wanted = at.0.saturating_add(len as u64);
@@ -194,12 +196,12 @@ impl Memory {
     ///
     /// # Errors
     /// What the host answered.
-    pub fn measure_trap(&self) -> Result<Duration, host::sys::Errno> {
+    pub(crate) fn measure_trap(&self) -> Result<Duration, host::sys::Errno> {
         host::trap::measure(&self.uffd)
     }
 
     /// Fills in what the cache and the page table know.
-    pub fn report(&self, stats: &mut Stats) {
+    pub(crate) fn report(&self, stats: &mut Stats) {
         let (now, peak) = self.pages.footprint();
         let (resident, peak_lines) = self.cache.occupancy();
         let shape = self.cache.shape();
@@ -222,14 +224,18 @@ impl Memory {
         let mut ours = false;
         let mut kib = 0;
         for line in text.lines() {
-            if let Some((start, _)) = line.split_once('-') {
-                if let Ok(start) = u64::from_str_radix(start, 16) {
+            if let Some((start, _)) = line.split_once('-')
+                && let Ok(start) = u64::from_str_radix(start, 16) {
                     ours = start < proto::addr::USER_MAX.0;
                     continue;
                 }
-            }
             if let (true, Some(rest)) = (ours, line.strip_prefix("Rss:")) {
-                kib += rest.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0);
+                kib += rest
+                    .trim()
+                    .trim_end_matches(" kB")
+                    .trim()
+                    .parse::<u64>()
+                    .unwrap_or(0);
             }
         }
         kib * 1024
@@ -238,5 +244,7 @@ impl Memory {
 
 /// A wait that can't end any more: the system, not the program, failed.
 fn stuck(what: &str) -> ! {
-    fatal::end(&format!("{what} for {BUSY_LIMIT:?}: this is a fault of splitkernel"))
+    fatal::end(&format!(
+        "{what} for {BUSY_LIMIT:?}: this is a fault of splitkernel"
+    ))
 }

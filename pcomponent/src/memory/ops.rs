@@ -13,7 +13,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 /// An mmap(2) whose arguments have been checked.
 #[derive(Clone, Debug)]
-pub struct MapRequest {
+pub(crate) struct MapRequest {
     /// Where, exactly or as a hint.
     pub addr: UserAddr,
     /// Bytes.
@@ -44,7 +44,9 @@ impl Memory {
         let mut done = self.remote.space_ops(ops)?;
         let last = done.pop().unwrap_or(Err(Errno::EPROTO));
         if let Some(e) = done.into_iter().find_map(Result::err) {
-            fatal::end(&format!("the memory component refused a change it had to take: {e}"));
+            fatal::end(&format!(
+                "the memory component refused a change it had to take: {e}"
+            ));
         }
         last
     }
@@ -57,11 +59,12 @@ impl Memory {
     }
 
     fn flush_deferred(&self, deferred: &mut Deferred<'_>) {
-        if let Some(last) = deferred.pop() {
-            if let Err(e) = self.ask_home(deferred, last) {
-                fatal::end(&format!("the memory component refused a change it had to take: {e}"));
+        if let Some(last) = deferred.pop()
+            && let Err(e) = self.ask_home(deferred, last) {
+                fatal::end(&format!(
+                    "the memory component refused a change it had to take: {e}"
+                ));
             }
-        }
     }
 
     /// mmap(2).
@@ -69,7 +72,7 @@ impl Memory {
     /// # Errors
     /// As mmap(2): `ENOMEM` (memory components full, too many mappings),
     /// `EEXIST`, `EINVAL`.
-    pub fn map(
+    pub(crate) fn map(
         &self,
         request: &MapRequest,
         me: &mut Scratch,
@@ -91,11 +94,21 @@ impl Memory {
             self.teardown(&mut space, range, me, counters);
         }
         self.settle_edges(&space, range, me, counters);
-        let kept = request.flags.without(MapFlags::NOREPLACE).with(MapFlags::FIXED);
-        let applied =
-            space.map(range.start(), range.len(), request.prot, kept, backing(&request.backing));
+        let kept = request
+            .flags
+            .without(MapFlags::NOREPLACE)
+            .with(MapFlags::FIXED);
+        let applied = space.map(
+            range.start(),
+            range.len(),
+            request.prot,
+            kept,
+            backing(&request.backing),
+        );
         if applied != Ok(range) {
-            fatal::end(&format!("the replica of the address space differs at {range}"));
+            fatal::end(&format!(
+                "the replica of the address space differs at {range}"
+            ));
         }
         if let Err(e) = self.map_host(range, request.prot) {
             space.unmap(range);
@@ -164,7 +177,9 @@ impl Memory {
     /// takes them back.
     fn release_leases(&self, space: &AddressSpace, range: UserRange) {
         for number in range.extents() {
-            let Some(extent) = self.pages.extent(number) else { continue };
+            let Some(extent) = self.pages.extent(number) else {
+                continue;
+            };
             let start = UserAddr(number * proto::addr::EXTENT_SIZE);
             let whole = UserRange::new(start, proto::addr::EXTENT_SIZE);
             if whole.is_some_and(|w| space.overlapping(w).next().is_none()) {
@@ -195,13 +210,13 @@ impl Memory {
     ) {
         me.victims.clear();
         for vma in space.overlapping(range) {
-            if is_shared_file(vma) {
-                if let Some(part) = vma.range.intersect(range) {
+            if is_shared_file(vma)
+                && let Some(part) = vma.range.intersect(range) {
                     let shift = self.cache.shape().line_shift;
                     let to = crate::excache::LineNo(((part.end().0 - 1) >> shift) + 1);
-                    self.cache.take_range(self.line_of(part.start()), to, &mut me.victims);
+                    self.cache
+                        .take_range(self.line_of(part.start()), to, &mut me.victims);
                 }
-            }
         }
         me.victims.sort_unstable_by_key(|v| v.line);
         self.evict_victims(space, me, counters);
@@ -211,7 +226,7 @@ impl Memory {
     ///
     /// # Errors
     /// `EINVAL`, `ENOMEM` (too many mappings after a split).
-    pub fn unmap(
+    pub(crate) fn unmap(
         &self,
         range: UserRange,
         me: &mut Scratch,
@@ -234,7 +249,7 @@ impl Memory {
     ///
     /// # Errors
     /// `ENOMEM`: a hole, or no room for memory that becomes writable.
-    pub fn protect(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
+    pub(crate) fn protect(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
         let mut deferred = self.begin_change();
         let op = SpaceOp::Protect { range, prot };
         // Home must promise memory that becomes writable; the rest it is told.
@@ -251,14 +266,14 @@ impl Memory {
         let mut space = self.space_mut();
         let applied = space.protect(range, prot);
         for vma in space.overlapping(range) {
-            let Some(part) = vma.range.intersect(range) else { continue };
+            let Some(part) = vma.range.intersect(range) else {
+                continue;
+            };
             if vma.prot != prot {
                 continue;
             }
             // SAFETY: the range is the program's.
-            let done = unsafe {
-                mapping::protect(part.start().0, part.len(), i32::from(prot.0))
-            };
+            let done = unsafe { mapping::protect(part.start().0, part.len(), i32::from(prot.0)) };
             if let Err(e) = done {
                 return Err(Errno(e.0));
             }
@@ -276,7 +291,7 @@ impl Memory {
     ///
     /// # Errors
     /// `ENOMEM`: part of it is not mapped (the rest is done).
-    pub fn discard(
+    pub(crate) fn discard(
         &self,
         range: UserRange,
         me: &mut Scratch,
@@ -284,13 +299,18 @@ impl Memory {
     ) -> Result<(), Errno> {
         let mut deferred = self.begin_change();
         let space = self.space_mut();
-        let mapped: Vec<UserRange> =
-            space.overlapping(range).filter_map(|v| v.range.intersect(range)).collect();
+        let mapped: Vec<UserRange> = space
+            .overlapping(range)
+            .filter_map(|v| v.range.intersect(range))
+            .collect();
         self.flush_shared(&space, range, me, counters);
         for part in &mapped {
             self.settle_edges(&space, *part, me, counters);
             self.forget_lines(*part, me);
-            let span = [Span { start: part.start().0, len: part.len() }];
+            let span = [Span {
+                start: part.start().0,
+                len: part.len(),
+            }];
             // SAFETY: the program wants the contents gone.
             if let Err(e) = unsafe { self.dropper.drop_pages(&span) } {
                 fatal::host("madvise(MADV_DONTNEED)", e);
@@ -304,7 +324,11 @@ impl Memory {
             // frames to a change that was put off.
             self.ask_home(&mut deferred, SpaceOp::Discard { range })?;
         }
-        if covered == range.len() { Ok(()) } else { Err(Errno::ENOMEM) }
+        if covered == range.len() {
+            Ok(())
+        } else {
+            Err(Errno::ENOMEM)
+        }
     }
 
     /// Home frees the frames of extents that are discarded whole and revokes
@@ -314,7 +338,9 @@ impl Memory {
         for number in range.extents() {
             let start = UserAddr(number * proto::addr::EXTENT_SIZE);
             let whole = UserRange::new(start, proto::addr::EXTENT_SIZE);
-            let Some(extent) = self.pages.extent(number) else { continue };
+            let Some(extent) = self.pages.extent(number) else {
+                continue;
+            };
             if whole.is_some_and(|w| range.contains_range(w)) && extent.lease().is_some() {
                 extent.set_lease(None);
                 dropped = true;
@@ -328,7 +354,7 @@ impl Memory {
     ///
     /// # Errors
     /// As mremap(2).
-    pub fn remap(
+    pub(crate) fn remap(
         &self,
         old: UserRange,
         new_len: u64,
@@ -359,7 +385,11 @@ impl Memory {
             },
         };
         let keep = MapFlags(attributes.flags.0 & (MapFlags::SHARED.0 | MapFlags::NORESERVE.0));
-        let place = if to.is_some() { MapFlags::FIXED } else { MapFlags::default() };
+        let place = if to.is_some() {
+            MapFlags::FIXED
+        } else {
+            MapFlags::default()
+        };
         let request = MapRequest {
             addr: to.unwrap_or_default(),
             len: new_len,
@@ -397,14 +427,21 @@ impl Memory {
             return Ok(old.start());
         }
         let mut deferred = self.begin_change();
-        let op = SpaceOp::Remap { old, new_len: new.len(), may_move: false, to: None };
+        let op = SpaceOp::Remap {
+            old,
+            new_len: new.len(),
+            may_move: false,
+            to: None,
+        };
         let SpaceDone::Mapped { range, .. } = self.ask_home(&mut deferred, op)? else {
             return Err(Errno::EPROTO);
         };
         let mut space = self.space_mut();
         self.settle_edges(&space, range, me, counters);
         if space.remap(old, new.len(), false, None) != Ok(range) {
-            fatal::end(&format!("the replica of the address space differs at {range}"));
+            fatal::end(&format!(
+                "the replica of the address space differs at {range}"
+            ));
         }
         let prot = space.find(old.start()).map_or(Prot::NONE, |v| v.prot);
         let Some(grown) = UserRange::between(old.end(), range.end()) else {
@@ -438,11 +475,13 @@ impl Memory {
     }
 
     /// brk(2): the break after it.
-    pub fn brk(&self, addr: UserAddr, me: &mut Scratch, counters: &Counters) -> UserAddr {
+    pub(crate) fn brk(&self, addr: UserAddr, me: &mut Scratch, counters: &Counters) -> UserAddr {
         let mut deferred = self.begin_change();
         let before = self.space_mut().brk(UserAddr(0));
         let answer = self.ask_home(&mut deferred, SpaceOp::Brk { addr });
-        let Ok(SpaceDone::Brk { addr: now, .. }) = answer else { return before };
+        let Ok(SpaceDone::Brk { addr: now, .. }) = answer else {
+            return before;
+        };
         let mut space = self.space_mut();
         let page = |a: UserAddr| a.align_up(PAGE_SIZE).unwrap_or(a);
         if let Some(gone) = UserRange::between(page(now), page(before)) {
@@ -465,7 +504,7 @@ impl Memory {
     ///
     /// # Errors
     /// What the memory component answered.
-    pub fn set_brk(&self, addr: UserAddr) -> Result<(), Errno> {
+    pub(crate) fn set_brk(&self, addr: UserAddr) -> Result<(), Errno> {
         let mut deferred = self.begin_change();
         self.ask_home(&mut deferred, SpaceOp::SetBrk { addr })?;
         self.space_mut().set_brk(addr);
@@ -477,7 +516,7 @@ impl Memory {
     ///
     /// # Errors
     /// `ENOMEM` for a hole; `EIO`.
-    pub fn sync(
+    pub(crate) fn sync(
         &self,
         range: UserRange,
         sync: bool,
@@ -492,11 +531,10 @@ impl Memory {
             }
             let mut files = Vec::new();
             for vma in space.overlapping(range).filter(|v| is_shared_file(v)) {
-                if let VmaBacking::File { file, .. } = &vma.backing {
-                    if !files.contains(file) {
+                if let VmaBacking::File { file, .. } = &vma.backing
+                    && !files.contains(file) {
                         files.push(file.clone());
                     }
-                }
             }
             files
         };
@@ -507,32 +545,33 @@ impl Memory {
     }
 
     /// Before the process ends: shared file pages go home.
-    pub fn flush_for_exit(&self, me: &mut Scratch, counters: &Counters) {
+    pub(crate) fn flush_for_exit(&self, me: &mut Scratch, counters: &Counters) {
         let space = self.space_mut();
-        if let Some(all) =
-            UserRange::between(proto::addr::USER_MIN, proto::addr::USER_MAX)
-        {
-            if space.iter().any(is_shared_file) {
+        if let Some(all) = UserRange::between(proto::addr::USER_MIN, proto::addr::USER_MAX)
+            && space.iter().any(is_shared_file) {
                 self.flush_shared(&space, all, me, counters);
             }
-        }
     }
 
     /// Ends the address space at home. From here on no thread of the program
     /// gets another line: those that still run wait for the end of the process.
-    pub fn end(&self, process: ProcessId) {
+    pub(crate) fn end(&self, process: ProcessId) {
         std::mem::forget(self.begin_change());
         std::mem::forget(self.space_mut());
-        let _ = self.remote.home().peer.ask::<_, proto::mem::MemReply>(&MemRequest::EndSpace {
-            process,
-        });
+        let _ = self
+            .remote
+            .home()
+            .peer
+            .ask::<_, proto::mem::MemReply>(&MemRequest::EndSpace { process });
     }
 
     /// Whether each page of `range` is resident, as mincore(2) has it.
-    pub fn residency(&self, range: UserRange) -> Vec<bool> {
+    pub(crate) fn residency(&self, range: UserRange) -> Vec<bool> {
         let is_here = |n: u64| {
             let line = self.line_of(UserAddr(n * PAGE_SIZE));
-            self.cache.resident_in(line, crate::excache::LineNo(line.0 + 1)) > 0
+            self.cache
+                .resident_in(line, crate::excache::LineNo(line.0 + 1))
+                > 0
         };
         range.page_numbers().map(is_here).collect()
     }
@@ -545,8 +584,9 @@ fn is_shared_file(vma: &aspace::Vma) -> bool {
 fn backing(b: &Backing) -> VmaBacking {
     match b {
         Backing::Anonymous => VmaBacking::Anonymous,
-        Backing::File { file, offset } => {
-            VmaBacking::File { file: std::sync::Arc::new(file.clone()), offset: *offset }
-        }
+        Backing::File { file, offset } => VmaBacking::File {
+            file: std::sync::Arc::new(file.clone()),
+            offset: *offset,
+        },
     }
 }

@@ -19,7 +19,7 @@ const REMOTE: u8 = 2;
 
 /// Where an extent's frames are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Held {
+pub(crate) struct Held {
     /// The memory component.
     pub node: NodeId,
     /// The right to use them.
@@ -27,30 +27,33 @@ pub struct Held {
 }
 
 /// 2 MiB of the address space.
-pub struct Extent {
+pub(crate) struct Extent {
     lease: RwLock<Option<Held>>,
     pages: [AtomicU8; PAGES_PER_EXTENT],
 }
 
 impl Extent {
     fn new() -> Extent {
-        Extent { lease: RwLock::new(None), pages: std::array::from_fn(|_| AtomicU8::new(0)) }
+        Extent {
+            lease: RwLock::new(None),
+            pages: std::array::from_fn(|_| AtomicU8::new(0)),
+        }
     }
 
     /// The extent's lease, if it has been committed.
-    pub fn lease(&self) -> Option<Held> {
+    pub(crate) fn lease(&self) -> Option<Held> {
         *self.lease.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a lease, or that there is none any more.
-    pub fn set_lease(&self, held: Option<Held>) {
+    pub(crate) fn set_lease(&self, held: Option<Held>) {
         *self.lease.write().unwrap_or_else(PoisonError::into_inner) = held;
     }
 }
 
 /// All extents of the program's window, found by number without a lock.
 /// Extents are made on first use and never freed while the process lives.
-pub struct PageTable {
+pub(super) struct PageTable {
     extents: Box<[AtomicPtr<Extent>]>,
     footprint: AtomicI64,
     peak: AtomicI64,
@@ -62,32 +65,43 @@ fn index(at: UserAddr) -> usize {
 
 impl PageTable {
     /// An empty table: 8 bytes of untouched address space for each extent.
-    pub fn new() -> PageTable {
+    pub(super) fn new() -> PageTable {
         let count = (USER_MAX.0 / EXTENT_SIZE) as usize;
         // A zeroed allocation of this size is untouched memory, not a fill.
         let zeroed = vec![0usize; count].into_boxed_slice();
         let raw = Box::into_raw(zeroed) as *mut [AtomicPtr<Extent>];
         // SAFETY: AtomicPtr has usize's size and alignment, and 0 is null.
         let extents = unsafe { Box::from_raw(raw) };
-        PageTable { extents, footprint: AtomicI64::new(0), peak: AtomicI64::new(0) }
+        PageTable {
+            extents,
+            footprint: AtomicI64::new(0),
+            peak: AtomicI64::new(0),
+        }
     }
 
     /// The extent with this number, if it has been used.
-    pub fn extent(&self, number: u64) -> Option<&Extent> {
-        let at = self.extents.get(usize::try_from(number).ok()?)?.load(Ordering::Acquire);
+    pub(super) fn extent(&self, number: u64) -> Option<&Extent> {
+        let at = self
+            .extents
+            .get(usize::try_from(number).ok()?)?
+            .load(Ordering::Acquire);
         // SAFETY: non-null entries are leaked boxes, never freed.
         (!at.is_null()).then(|| unsafe { &*at })
     }
 
     /// The extent with this number, made if need be. `None` outside the window.
-    pub fn extent_or_new(&self, number: u64) -> Option<&Extent> {
+    pub(super) fn extent_or_new(&self, number: u64) -> Option<&Extent> {
         if let Some(extent) = self.extent(number) {
             return Some(extent);
         }
         let entry = self.extents.get(usize::try_from(number).ok()?)?;
         let new = Box::into_raw(Box::new(Extent::new()));
-        let won =
-            entry.compare_exchange(std::ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire);
+        let won = entry.compare_exchange(
+            std::ptr::null_mut(),
+            new,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
         if won.is_err() {
             // SAFETY: the box is ours: nobody has seen it.
             drop(unsafe { Box::from_raw(new) });
@@ -96,22 +110,25 @@ impl PageTable {
     }
 
     fn flags(&self, at: UserAddr) -> u8 {
-        self.extent(at.extent()).map_or(0, |e| e.pages[index(at)].load(Ordering::Acquire))
+        self.extent(at.extent())
+            .map_or(0, |e| e.pages[index(at)].load(Ordering::Acquire))
     }
 
     /// Whether the memory component holds the page at `at`.
-    pub fn is_remote(&self, at: UserAddr) -> bool {
+    pub(super) fn is_remote(&self, at: UserAddr) -> bool {
         self.flags(at) & REMOTE != 0
     }
 
     /// Whether the page was installed since it was mapped.
-    pub fn is_touched(&self, at: UserAddr) -> bool {
+    pub(super) fn is_touched(&self, at: UserAddr) -> bool {
         self.flags(at) & TOUCHED != 0
     }
 
     /// The page is being installed.
-    pub fn touch(&self, at: UserAddr) {
-        let Some(extent) = self.extent_or_new(at.extent()) else { return };
+    pub(super) fn touch(&self, at: UserAddr) {
+        let Some(extent) = self.extent_or_new(at.extent()) else {
+            return;
+        };
         if extent.pages[index(at)].fetch_or(TOUCHED, Ordering::AcqRel) & TOUCHED == 0 {
             let now = self.footprint.fetch_add(1, Ordering::Relaxed) + 1;
             self.peak.fetch_max(now, Ordering::Relaxed);
@@ -119,28 +136,33 @@ impl PageTable {
     }
 
     /// The memory component holds the page's bytes now.
-    pub fn set_remote(&self, at: UserAddr) {
+    pub(super) fn set_remote(&self, at: UserAddr) {
         if let Some(extent) = self.extent_or_new(at.extent()) {
             extent.pages[index(at)].fetch_or(REMOTE | TOUCHED, Ordering::AcqRel);
         }
     }
 
     /// The page was never written and is gone again: it was fetched ahead.
-    pub fn untouch(&self, at: UserAddr) {
-        if let Some(extent) = self.extent(at.extent()) {
-            if extent.pages[index(at)].fetch_and(!TOUCHED, Ordering::AcqRel) & TOUCHED != 0 {
+    pub(super) fn untouch(&self, at: UserAddr) {
+        if let Some(extent) = self.extent(at.extent())
+            && extent.pages[index(at)].fetch_and(!TOUCHED, Ordering::AcqRel) & TOUCHED != 0 {
                 self.footprint.fetch_sub(1, Ordering::Relaxed);
             }
-        }
     }
 
     /// Forgets the pages of `range`: they start anew.
-    pub fn forget(&self, range: UserRange) {
+    pub(super) fn forget(&self, range: UserRange) {
         for number in range.extents() {
-            let Some(extent) = self.extent(number) else { continue };
+            let Some(extent) = self.extent(number) else {
+                continue;
+            };
             let start = UserAddr(number * EXTENT_SIZE);
-            let Some(whole) = UserRange::new(start, EXTENT_SIZE) else { continue };
-            let Some(part) = whole.intersect(range) else { continue };
+            let Some(whole) = UserRange::new(start, EXTENT_SIZE) else {
+                continue;
+            };
+            let Some(part) = whole.intersect(range) else {
+                continue;
+            };
             let first = index(part.start());
             let gone = extent.pages[first..first + part.pages() as usize]
                 .iter()
@@ -151,7 +173,7 @@ impl PageTable {
     }
 
     /// Pages in existence: now and at most.
-    pub fn footprint(&self) -> (u64, u64) {
+    pub(super) fn footprint(&self) -> (u64, u64) {
         let get = |a: &AtomicI64| a.load(Ordering::Relaxed).max(0).cast_unsigned();
         (get(&self.footprint), get(&self.peak))
     }

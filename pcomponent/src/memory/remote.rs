@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A memory component.
 #[derive(Clone)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its number.
     pub id: NodeId,
     /// For messages.
@@ -30,7 +30,7 @@ pub struct Node {
 }
 
 /// Where a file is cached, as [`crate::files`] knows it.
-pub trait FileHomes: Send + Sync {
+pub(crate) trait FileHomes: Send + Sync {
     /// The memory component that caches `file`.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ pub trait FileHomes: Send + Sync {
 
 /// A file lease held here.
 #[derive(Clone, Copy)]
-pub struct HeldFile {
+pub(crate) struct HeldFile {
     /// Who granted it.
     pub node: NodeId,
     /// What.
@@ -50,7 +50,7 @@ pub struct HeldFile {
 type FileKey = (NodeId, FileId, u64);
 
 /// See the module.
-pub struct Remote {
+pub(crate) struct Remote {
     home: Arc<Node>,
     credential: Credential,
     options: Options,
@@ -83,7 +83,7 @@ fn kind(request: &MemRequest) -> &'static str {
 
 impl Remote {
     /// Of a process whose home is `home`.
-    pub fn new(
+    pub(crate) fn new(
         home: &NodeInfo,
         credential: Credential,
         options: Options,
@@ -107,7 +107,7 @@ impl Remote {
     }
 
     /// The home memory component.
-    pub fn home(&self) -> &Node {
+    pub(crate) fn home(&self) -> &Node {
         &self.home
     }
 
@@ -116,20 +116,28 @@ impl Remote {
         let made = || {
             let (credential, options) = (self.credential.clone(), self.options.clone());
             let peer = Peer::new(info.addrs.clone(), credential, options);
-            Arc::new(Node { id: info.id, name: info.name.clone(), peer })
+            Arc::new(Node {
+                id: info.id,
+                name: info.name.clone(),
+                peer,
+            })
         };
         nodes.entry(info.id).or_insert_with(made).clone()
     }
 
     /// A component that has been named to us before.
-    pub fn node(&self, id: NodeId) -> Arc<Node> {
+    pub(crate) fn node(&self, id: NodeId) -> Arc<Node> {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         nodes.get(&id).unwrap_or(&self.home).clone()
     }
 
     /// Asks a memory component; a fabric error ends the process.
-    pub fn ask(&self, node: &Node, request: &MemRequest) -> MemReply {
-        let mut sent = self.sent.messages.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn ask(&self, node: &Node, request: &MemRequest) -> MemReply {
+        let mut sent = self
+            .sent
+            .messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *sent.entry(kind(request)).or_default() += 1;
         drop(sent);
         match node.peer.ask(request) {
@@ -142,7 +150,7 @@ impl Remote {
     ///
     /// # Errors
     /// What the memory component answered.
-    pub fn space_op(&self, op: SpaceOp) -> Result<SpaceDone, Errno> {
+    pub(crate) fn space_op(&self, op: SpaceOp) -> Result<SpaceDone, Errno> {
         let mut done = self.space_ops(vec![op])?;
         done.pop().unwrap_or(Err(Errno::EPROTO))
     }
@@ -151,7 +159,7 @@ impl Remote {
     ///
     /// # Errors
     /// What the memory component answered to the whole.
-    pub fn space_ops(&self, ops: Vec<SpaceOp>) -> Result<Vec<Result<SpaceDone, Errno>>, Errno> {
+    pub(crate) fn space_ops(&self, ops: Vec<SpaceOp>) -> Result<Vec<Result<SpaceDone, Errno>>, Errno> {
         match self.ask(&self.home, &MemRequest::Space(ops)) {
             MemReply::Space(done) => {
                 done.iter().flatten().for_each(|d| self.learn_placed(d));
@@ -175,7 +183,9 @@ impl Remote {
 
     fn owner_of(&self, at: UserAddr) -> Arc<Node> {
         let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
-        owners.get(&at.vregion()).map_or_else(|| self.home.clone(), |id| self.node(*id))
+        owners
+            .get(&at.vregion())
+            .map_or_else(|| self.home.clone(), |id| self.node(*id))
     }
 
     /// The lease of an extent, committing it on first use.
@@ -183,14 +193,17 @@ impl Remote {
     /// # Errors
     /// `ENOMEM` for memory that was mapped without reservation, when the
     /// component is full.
-    pub fn lease(&self, extent: &Extent, number: u64) -> Result<Held, Errno> {
+    pub(crate) fn lease(&self, extent: &Extent, number: u64) -> Result<Held, Errno> {
         if let Some(held) = extent.lease() {
             return Ok(held);
         }
         let node = self.owner_of(UserAddr(number * EXTENT_SIZE));
         match self.ask(&node, &MemRequest::Commit { extent: number }) {
             MemReply::Lease(lease) => {
-                let held = Held { node: node.id, lease };
+                let held = Held {
+                    node: node.id,
+                    lease,
+                };
                 extent.set_lease(Some(held));
                 Ok(held)
             }
@@ -203,25 +216,39 @@ impl Remote {
     ///
     /// # Errors
     /// What the memory component answered (`EIO`, `ESTALE`).
-    pub fn file_lease(
+    pub(crate) fn file_lease(
         &self,
         file: &FileRef,
         index: u64,
         writable: bool,
     ) -> Result<HeldFile, Errno> {
         let key = (file.storage, file.id, index);
-        let held = self.files.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
-        if let Some(held) = held {
-            if held.lease.lease.writable || !writable {
+        let held = self
+            .files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+            .copied();
+        if let Some(held) = held
+            && (held.lease.lease.writable || !writable) {
                 return Ok(held);
             }
-        }
         let node = self.learn(&self.homes.home_of(file)?);
-        let request = MemRequest::FileExtent { file: file.clone(), index, writable };
+        let request = MemRequest::FileExtent {
+            file: file.clone(),
+            index,
+            writable,
+        };
         match self.ask(&node, &request) {
             MemReply::FileLease(lease) => {
-                let held = HeldFile { node: node.id, lease };
-                self.files.write().unwrap_or_else(PoisonError::into_inner).insert(key, held);
+                let held = HeldFile {
+                    node: node.id,
+                    lease,
+                };
+                self.files
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(key, held);
                 Ok(held)
             }
             MemReply::Failed(e) => Err(e),
@@ -233,9 +260,12 @@ impl Remote {
     ///
     /// # Errors
     /// What the memory component answered.
-    pub fn file_open(&self, file: &FileRef, attr: &proto::store::Attr) -> Result<(), Errno> {
+    pub(crate) fn file_open(&self, file: &FileRef, attr: &proto::store::Attr) -> Result<(), Errno> {
         let node = self.learn(&self.homes.home_of(file)?);
-        let request = MemRequest::FileOpen { file: file.clone(), attr: attr.clone() };
+        let request = MemRequest::FileOpen {
+            file: file.clone(),
+            attr: attr.clone(),
+        };
         match self.ask(&node, &request) {
             MemReply::Failed(e) => Err(e),
             _ => Ok(()),
@@ -243,15 +273,21 @@ impl Remote {
     }
 
     /// Forgets the leases of a file: it was written, truncated or reopened.
-    pub fn forget_file(&self, storage: NodeId, id: FileId) {
+    pub(crate) fn forget_file(&self, storage: NodeId, id: FileId) {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
         files.retain(|(s, f, _), _| (*s, *f) != (storage, id));
     }
 
     /// Tells the cache of a file that pages were written one-sided.
-    pub fn file_dirty(&self, file: &FileRef, pages: Vec<(u64, u32)>) -> Result<(), Errno> {
+    pub(crate) fn file_dirty(&self, file: &FileRef, pages: Vec<(u64, u32)>) -> Result<(), Errno> {
         let node = self.learn(&self.homes.home_of(file)?);
-        match self.ask(&node, &MemRequest::FileDirty { file: file.clone(), pages }) {
+        match self.ask(
+            &node,
+            &MemRequest::FileDirty {
+                file: file.clone(),
+                pages,
+            },
+        ) {
             MemReply::Failed(e) => Err(e),
             _ => Ok(()),
         }
@@ -261,9 +297,15 @@ impl Remote {
     ///
     /// # Errors
     /// What the components answered.
-    pub fn file_sync(&self, file: &FileRef) -> Result<(), Errno> {
+    pub(crate) fn file_sync(&self, file: &FileRef) -> Result<(), Errno> {
         let node = self.learn(&self.homes.home_of(file)?);
-        match self.ask(&node, &MemRequest::FileSync { file: file.clone(), data_only: true }) {
+        match self.ask(
+            &node,
+            &MemRequest::FileSync {
+                file: file.clone(),
+                data_only: true,
+            },
+        ) {
             MemReply::Failed(e) => Err(e),
             _ => Ok(()),
         }
@@ -271,13 +313,16 @@ impl Remote {
 
     /// Runs `transfer` on a connection to `id`. `Ok(false)`: a key was not
     /// valid any more; renew the leases and try again.
-    pub fn transfer(
+    pub(crate) fn transfer(
         &self,
         id: NodeId,
         transfer: impl FnOnce(&mut Connection) -> Result<(), FabricError>,
     ) -> bool {
         let node = self.node(id);
-        let result = node.peer.get().and_then(|mut connection| transfer(&mut connection));
+        let result = node
+            .peer
+            .get()
+            .and_then(|mut connection| transfer(&mut connection));
         match result {
             Ok(()) => true,
             Err(FabricError::BadKey) => false,
@@ -286,8 +331,12 @@ impl Remote {
     }
 
     /// Adds what was sent to `messages`.
-    pub fn report(&self, messages: &mut BTreeMap<String, u64>) {
-        let sent = self.sent.messages.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn report(&self, messages: &mut BTreeMap<String, u64>) {
+        let sent = self
+            .sent
+            .messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         messages.extend(sent.iter().map(|(kind, n)| ((*kind).to_string(), *n)));
         let one_sided = [("READ", &self.sent.reads), ("WRITE", &self.sent.writes)];
         for (kind, n) in one_sided {
@@ -296,24 +345,27 @@ impl Remote {
     }
 
     /// Reads `segments` from `id` into `dst`; false as for [`Remote::transfer`].
-    pub fn read(&self, id: NodeId, segments: &[Segment], dst: &mut [u8]) -> bool {
+    pub(crate) fn read(&self, id: NodeId, segments: &[Segment], dst: &mut [u8]) -> bool {
         self.sent.reads.fetch_add(1, Ordering::Relaxed);
         self.transfer(id, |c| c.read(segments, dst))
     }
 
     /// Counts a read that needed no transfer: the frames are mapped here.
-    pub fn count_mapped_read(&self) {
+    pub(crate) fn count_mapped_read(&self) {
         self.sent.reads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Writes `segments` of `src` to `id`; false as for [`Remote::transfer`].
-    pub fn write(&self, id: NodeId, segments: &[Segment], src: &[u8]) -> bool {
+    pub(crate) fn write(&self, id: NodeId, segments: &[Segment], src: &[u8]) -> bool {
         self.sent.writes.fetch_add(1, Ordering::Relaxed);
         self.transfer(id, |c| c.write(segments, src))
     }
 }
 
 /// A place in an extent's lease.
-pub fn within(held: &Held, at: UserAddr) -> RemoteAddr {
-    RemoteAddr { key: held.lease.key, offset: at.0 % EXTENT_SIZE }
+pub(super) fn within(held: &Held, at: UserAddr) -> RemoteAddr {
+    RemoteAddr {
+        key: held.lease.key,
+        offset: at.0 % EXTENT_SIZE,
+    }
 }

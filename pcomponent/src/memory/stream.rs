@@ -16,7 +16,7 @@ struct Stream {
 
 /// A few ascending streams, the least recently moved replaced. A program that
 /// reads one array and writes another keeps both.
-pub struct Streams {
+pub(super) struct Streams {
     streams: [Stream; STREAMS],
     clock: u64,
     most: u32,
@@ -24,14 +24,22 @@ pub struct Streams {
 
 impl Streams {
     /// Fetches at most `most` lines ahead; 0 turns prefetch off.
-    pub fn new(most: u32) -> Streams {
-        let idle = Stream { next: u64::MAX, depth: 0, used: 0 };
-        Streams { streams: [idle; STREAMS], clock: 0, most }
+    pub(super) fn new(most: u32) -> Streams {
+        let idle = Stream {
+            next: u64::MAX,
+            depth: 0,
+            used: 0,
+        };
+        Streams {
+            streams: [idle; STREAMS],
+            clock: 0,
+            most,
+        }
     }
 
     /// A miss of `line`: how many of the lines after it to fetch with it. The
     /// depth doubles with each miss that continues a stream.
-    pub fn miss(&mut self, line: LineNo) -> u32 {
+    pub(super) fn miss(&mut self, line: LineNo) -> u32 {
         self.clock += 1;
         let (clock, most) = (self.clock, self.most);
         if let Some(s) = self.streams.iter_mut().find(|s| s.next == line.0) {
@@ -41,13 +49,17 @@ impl Streams {
             return s.depth;
         }
         if let Some(oldest) = self.streams.iter_mut().min_by_key(|s| s.used) {
-            *oldest = Stream { next: line.0 + 1, depth: 0, used: clock };
+            *oldest = Stream {
+                next: line.0 + 1,
+                depth: 0,
+                used: clock,
+            };
         }
         0
     }
 
     /// Fewer lines than advised were fetched after `line`: `got`.
-    pub fn fell_short(&mut self, line: LineNo, advised: u32, got: u32) {
+    pub(super) fn fell_short(&mut self, line: LineNo, advised: u32, got: u32) {
         let expected = line.0 + 1 + u64::from(advised);
         if let Some(s) = self.streams.iter_mut().find(|s| s.next == expected) {
             s.next = line.0 + 1 + u64::from(got);

@@ -10,7 +10,7 @@ use proto::addr::{PAGE_SIZE, USER_MAX, USER_MIN, UserAddr};
 
 impl Memory {
     /// Copies from the program; returns how many bytes could be copied.
-    pub fn copy_in(
+    pub(crate) fn copy_in(
         &self,
         at: UserAddr,
         dst: &mut [u8],
@@ -28,7 +28,7 @@ impl Memory {
     }
 
     /// Copies to the program; returns how many bytes could be copied.
-    pub fn copy_out(
+    pub(crate) fn copy_out(
         &self,
         at: UserAddr,
         src: &[u8],
@@ -69,13 +69,7 @@ impl Memory {
 
     /// Writes to the program before it runs, page by page: no trap can be taken
     /// yet, so each page is fetched first. Returns how many bytes were written.
-    pub fn poke(
-        &self,
-        at: UserAddr,
-        src: &[u8],
-        me: &mut Scratch,
-        counters: &Counters,
-    ) -> usize {
+    pub(crate) fn poke(&self, at: UserAddr, src: &[u8], me: &mut Scratch, counters: &Counters) -> usize {
         let mut done = 0;
         while done < clip(at, src.len()) {
             let to = UserAddr(at.0 + done as u64);
@@ -97,7 +91,7 @@ impl Memory {
     ///
     /// # Errors
     /// `EFAULT`.
-    pub fn store32(
+    pub(crate) fn store32(
         &self,
         at: UserAddr,
         value: u32,

@@ -50,8 +50,16 @@ pub(super) fn clone_thread(
     let start = Start {
         context: child,
         xstate: frame::xstate_of(context),
-        fs: if has(CLONE_SETTLS) { args.tls } else { parent.user_fs() },
-        clear_tid: if has(CLONE_CHILD_CLEARTID) { args.child_tid } else { 0 },
+        fs: if has(CLONE_SETTLS) {
+            args.tls
+        } else {
+            parent.user_fs()
+        },
+        clear_tid: if has(CLONE_CHILD_CLEARTID) {
+            args.child_tid
+        } else {
+            0
+        },
         set_tid: [
             has(CLONE_PARENT_SETTID).then_some(UserAddr(args.parent_tid)),
             has(CLONE_CHILD_SETTID).then_some(UserAddr(args.child_tid)),
@@ -61,9 +69,11 @@ pub(super) fn clone_thread(
     let spare = process.take_spare().map_err(|e| Errno(e.0))?;
     let (tell, told) = sync_channel(1);
     process.enlist();
-    let spawned = std::thread::Builder::new().stack_size(HOST_STACK).spawn(move || {
-        begin(process, Task::new(spare, start.mask), &start, &tell);
-    });
+    let spawned = std::thread::Builder::new()
+        .stack_size(HOST_STACK)
+        .spawn(move || {
+            begin(process, Task::new(spare, start.mask), &start, &tell);
+        });
     let answer = spawned
         .map_err(|_| Errno::EAGAIN)
         .and_then(|_| told.recv_timeout(START_LIMIT).map_err(|_| Errno::EAGAIN));
@@ -105,12 +115,10 @@ pub(super) fn end_of_thread(process: &'static Process, task: Task) -> sys::Errno
     super::robust::release(process, &task);
     let word = UserAddr(task.clear_child_tid.get());
     if word.0 != 0 {
-        let stored = process.memory.store32(
-            word,
-            0,
-            &mut task.scratch.borrow_mut(),
-            &task.counters,
-        );
+        let stored =
+            process
+                .memory
+                .store32(word, 0, &mut task.scratch.borrow_mut(), &task.counters);
         if stored.is_ok() {
             wake(word, 1);
         }

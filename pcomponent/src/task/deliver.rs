@@ -23,7 +23,7 @@ const SS_AUTODISARM: i32 = 1 << 31;
 
 /// What the program wants done on a signal (`struct sigaction` of the kernel).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct UserAction {
+pub(crate) struct UserAction {
     /// `SIG_DFL`, `SIG_IGN` or an address.
     pub handler: u64,
     /// `SA_*`.
@@ -41,27 +41,32 @@ impl UserAction {
 }
 
 /// The dispositions of a process.
-pub struct Signals {
+pub(crate) struct Signals {
     actions: RwLock<[UserAction; 65]>,
 }
 
 impl Signals {
     /// As a new program has them; signals that the host ignores stay ignored.
-    pub fn new() -> Signals {
-        Signals { actions: RwLock::new([UserAction::default(); 65]) }
+    pub(crate) fn new() -> Signals {
+        Signals {
+            actions: RwLock::new([UserAction::default(); 65]),
+        }
     }
 
     /// The disposition of `signo`.
-    pub fn action(&self, signo: i32) -> UserAction {
+    pub(crate) fn action(&self, signo: i32) -> UserAction {
         let actions = self.actions.read().unwrap_or_else(PoisonError::into_inner);
-        usize::try_from(signo).ok().and_then(|n| actions.get(n).copied()).unwrap_or_default()
+        usize::try_from(signo)
+            .ok()
+            .and_then(|n| actions.get(n).copied())
+            .unwrap_or_default()
     }
 
     /// Sets it, here and at the host.
     ///
     /// # Errors
     /// `EINVAL`: no such signal, or one that can't be caught.
-    pub fn set(&self, signo: i32, new: UserAction) -> Result<UserAction, Errno> {
+    pub(crate) fn set(&self, signo: i32, new: UserAction) -> Result<UserAction, Errno> {
         if !(1..=64).contains(&signo) || signo == libc::SIGKILL || signo == libc::SIGSTOP {
             return Err(Errno::EINVAL);
         }
@@ -79,7 +84,7 @@ impl Signals {
     ///
     /// # Errors
     /// What the host answered.
-    pub fn install(&self) -> Result<(), sys::Errno> {
+    pub(crate) fn install(&self) -> Result<(), sys::Errno> {
         (1..=64)
             .filter(|n| !matches!(*n, libc::SIGKILL | libc::SIGSTOP))
             .filter(|n| !signal::SYNCHRONOUS.has(*n))
@@ -104,7 +109,10 @@ fn at_host(signo: i32, action: UserAction) -> Result<(), sys::Errno> {
 
 /// Whether the default action is to stop the process.
 fn stops(signo: i32) -> bool {
-    matches!(signo, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGSTOP)
+    matches!(
+        signo,
+        libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGSTOP
+    )
 }
 
 impl Task {
@@ -135,17 +143,16 @@ impl Task {
         }
         // A handler starts with a fresh FPU state.
         context.fpstate = 0;
-        let own = if action.flags & SA_NODEFER != 0 { SigSet::EMPTY } else { SigSet::of(signo) };
+        let own = if action.flags & SA_NODEFER != 0 {
+            SigSet::EMPTY
+        } else {
+            SigSet::of(signo)
+        };
         self.mask.set(self.mask.get().with(action.mask).with(own));
     }
 
     /// A fault of the program's own, at its instruction.
-    pub(super) fn fault_signal(
-        &self,
-        process: &Process,
-        info: &SigInfo,
-        context: &mut UContext,
-    ) {
+    pub(super) fn fault_signal(&self, process: &Process, info: &SigInfo, context: &mut UContext) {
         let signo = info.signo();
         let action = process.signals.action(signo);
         // The kernel does not let a fault be blocked or ignored either.
@@ -170,7 +177,11 @@ impl Task {
             && altstack.flags & SS_DISABLE == 0
             && altstack.size > 0
             && !on_alt;
-        let top = if switch { altstack.sp.saturating_add(altstack.size) } else { sp };
+        let top = if switch {
+            altstack.sp.saturating_add(altstack.size)
+        } else {
+            sp
+        };
         let mut shown = altstack;
         if on_alt {
             shown.flags |= 1; // SS_ONSTACK
@@ -192,7 +203,10 @@ impl Task {
             return false;
         }
         if altstack.flags & SS_AUTODISARM != 0 && switch {
-            self.altstack.set(StackT { flags: SS_DISABLE, ..StackT::default() });
+            self.altstack.set(StackT {
+                flags: SS_DISABLE,
+                ..StackT::default()
+            });
         }
         let (si, uc) = frame::arguments(built.sp);
         let set = [
@@ -222,7 +236,10 @@ impl Task {
         let saved = UContext::from_bytes(&raw);
         frame::restore_registers(context, &saved);
         self.mask.set(saved.sigmask);
-        self.altstack.set(StackT { flags: saved.stack.flags & !1, ..saved.stack });
+        self.altstack.set(StackT {
+            flags: saved.stack.flags & !1,
+            ..saved.stack
+        });
         if saved.fpstate == 0 {
             return;
         }
@@ -271,11 +288,12 @@ impl Task {
 
 /// Whether the default action is to do nothing.
 fn is_harmless(signo: i32) -> bool {
-    matches!(signo, libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT)
+    matches!(
+        signo,
+        libc::SIGCHLD | libc::SIGURG | libc::SIGWINCH | libc::SIGCONT
+    )
 }
 
 pub(super) fn contains(stack: &StackT, sp: u64) -> bool {
-    stack.flags & SS_DISABLE == 0
-        && sp > stack.sp
-        && sp <= stack.sp.saturating_add(stack.size)
+    stack.flags & SS_DISABLE == 0 && sp > stack.sp && sp <= stack.sp.saturating_add(stack.size)
 }

@@ -20,9 +20,8 @@ const FIXED: usize = 8 + UCONTEXT_SIZE + SIGINFO;
 
 /// Size of the FPU state at `image`, by its own header.
 pub(super) fn xstate_size(image: &[u8; FXSAVE]) -> usize {
-    let word = |at: usize| {
-        u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]])
-    };
+    let word =
+        |at: usize| u32::from_le_bytes([image[at], image[at + 1], image[at + 2], image[at + 3]]);
     if word(SW_RESERVED) == FP_XSTATE_MAGIC1 {
         (word(SW_RESERVED + 4) as usize).clamp(FXSAVE, MOST_XSTATE)
     } else {
@@ -93,7 +92,11 @@ pub(super) struct Setup<'a> {
 pub(super) fn build(setup: &Setup<'_>) -> Option<Frame> {
     let xstate = xstate_of(setup.context);
     let spared = if setup.on_interrupted { RED_ZONE } else { 0 };
-    let fp = (setup.top.checked_sub(spared)?.checked_sub(xstate.len() as u64)?) & !63;
+    let fp = (setup
+        .top
+        .checked_sub(spared)?
+        .checked_sub(xstate.len() as u64)?)
+        & !63;
     // The handler is entered as by a call: sp + 8 is 16-byte aligned.
     let sp = (fp.checked_sub(FIXED as u64)? & !15).checked_sub(8)?;
     let mut saved = *setup.context;
@@ -105,7 +108,10 @@ pub(super) fn build(setup: &Setup<'_>) -> Option<Frame> {
     bytes[8..8 + UCONTEXT_SIZE].copy_from_slice(saved.as_bytes());
     bytes[8 + UCONTEXT_SIZE..FIXED].copy_from_slice(&setup.info.0);
     bytes[(fp - sp) as usize..].copy_from_slice(&xstate);
-    Some(Frame { sp: UserAddr(sp), bytes })
+    Some(Frame {
+        sp: UserAddr(sp),
+        bytes,
+    })
 }
 
 /// Addresses of ucontext and siginfo in a frame at `sp`.
@@ -122,8 +128,7 @@ const USER_FLAGS: u64 = 0x0005_0DD5;
 pub(super) fn restore_registers(context: &mut UContext, saved: &UContext) {
     let flags = context.gregs[reg::EFLAGS];
     context.gregs[..=reg::RIP].copy_from_slice(&saved.gregs[..=reg::RIP]);
-    context.gregs[reg::EFLAGS] =
-        (flags & !USER_FLAGS) | (saved.gregs[reg::EFLAGS] & USER_FLAGS);
+    context.gregs[reg::EFLAGS] = (flags & !USER_FLAGS) | (saved.gregs[reg::EFLAGS] & USER_FLAGS);
 }
 
 #[cfg(test)]
@@ -154,7 +159,10 @@ mod tests {
         assert_eq!(frame.bytes[..8], 0x40_2000u64.to_le_bytes());
         let raw = frame.bytes[8..8 + UCONTEXT_SIZE].try_into().unwrap();
         let saved = UContext::from_bytes(raw);
-        assert_eq!((saved.gregs[reg::RIP], saved.sigmask), (0x40_1000, SigSet::of(2)));
+        assert_eq!(
+            (saved.gregs[reg::RIP], saved.sigmask),
+            (0x40_1000, SigSet::of(2))
+        );
         assert_eq!(saved.fpstate % 64, 0);
         let fp = (saved.fpstate - frame.sp.0) as usize;
         assert_eq!(frame.bytes[fp + 600], 42);

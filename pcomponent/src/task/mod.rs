@@ -8,5 +8,5 @@ mod robust;
 mod thread;
 mod trap;
 
-pub use deliver::{Signals, UserAction};
-pub use thread::{Process, Task, current, run_main};
+pub(crate) use deliver::UserAction;
+pub(crate) use thread::{Process, Task, run_main};

@@ -23,9 +23,11 @@ pub(super) fn release(process: &Process, task: &Task) {
         let mut b = [0; 8];
         (process.copy_in(task, UserAddr(at), &mut b) == 8).then(|| u64::from_le_bytes(b))
     };
-    let (Some(mut entry), Some(offset), Some(pending)) =
-        (word(head), word(head.wrapping_add(8)), word(head.wrapping_add(16)))
-    else {
+    let (Some(mut entry), Some(offset), Some(pending)) = (
+        word(head),
+        word(head.wrapping_add(8)),
+        word(head.wrapping_add(16)),
+    ) else {
         return;
     };
     let mut left = MOST_ENTRIES;
@@ -44,7 +46,7 @@ pub(super) fn release(process: &Process, task: &Task) {
 
 fn died(process: &Process, task: &Task, at: u64) -> Option<()> {
     let mut b = [0; 4];
-    if at % 4 != 0 || process.copy_in(task, UserAddr(at), &mut b) != 4 {
+    if !at.is_multiple_of(4) || process.copy_in(task, UserAddr(at), &mut b) != 4 {
         return None;
     }
     let value = u32::from_le_bytes(b);
@@ -53,7 +55,10 @@ fn died(process: &Process, task: &Task, at: u64) -> Option<()> {
     }
     let marked = (value & FUTEX_WAITERS) | FUTEX_OWNER_DIED;
     let (at, me) = (UserAddr(at), &mut task.scratch.borrow_mut());
-    process.memory.store32(at, marked, me, &task.counters).ok()?;
+    process
+        .memory
+        .store32(at, marked, me, &task.counters)
+        .ok()?;
     if value & FUTEX_WAITERS != 0 {
         wake(at, 1);
     }

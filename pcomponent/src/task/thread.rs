@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// All that the threads of a program share.
-pub struct Process {
+pub(crate) struct Process {
     /// Its identity towards other components.
     pub id: ProcessId,
     /// Its memory.
@@ -39,7 +39,7 @@ pub(super) struct Spare {
 static PROCESS: OnceLock<Process> = OnceLock::new();
 
 /// A thread. Only the thread itself uses it.
-pub struct Task {
+pub(crate) struct Task {
     /// Its host thread id, which is also what the program sees.
     pub tid: i32,
     pub(super) block: BlockRef,
@@ -66,7 +66,10 @@ pub struct Task {
 
 impl Task {
     pub(super) fn new(spare: Spare, mask: SigSet) -> Task {
-        let disabled = StackT { flags: 2, ..StackT::default() };
+        let disabled = StackT {
+            flags: 2,
+            ..StackT::default()
+        };
         Task {
             tid: rustix::thread::gettid().as_raw_nonzero().get(),
             block: spare.block,
@@ -84,22 +87,22 @@ impl Task {
     }
 
     /// The program's FS base.
-    pub fn user_fs(&self) -> u64 {
+    pub(crate) fn user_fs(&self) -> u64 {
         self.block.user_fs()
     }
 
     /// Sets the program's FS base.
-    pub fn set_user_fs(&self, base: u64) {
+    pub(crate) fn set_user_fs(&self, base: u64) {
         self.block.set_user_fs(base);
     }
 
     /// The signals blocked on this thread, as the program sees it.
-    pub fn mask(&self) -> SigSet {
+    pub(crate) fn mask(&self) -> SigSet {
         self.mask.get()
     }
 
     /// Blocks these from now on (never SIGKILL and SIGSTOP).
-    pub fn set_mask(&self, mask: SigSet) {
+    pub(crate) fn set_mask(&self, mask: SigSet) {
         let forced = SigSet::of(libc::SIGKILL).with(SigSet::of(libc::SIGSTOP));
         self.mask.set(mask.without(forced));
         self.block.set_window_mask(self.mask.get());
@@ -107,23 +110,23 @@ impl Task {
 
     /// For the duration of the present system call another mask holds; a
     /// handler that runs because of it restores the one before.
-    pub fn set_mask_for_call(&self, mask: SigSet) {
+    pub(crate) fn set_mask_for_call(&self, mask: SigSet) {
         self.saved_mask.set(Some(self.mask.get()));
         self.set_mask(mask);
     }
 
     /// The program's alternate signal stack.
-    pub fn altstack(&self) -> StackT {
+    pub(crate) fn altstack(&self) -> StackT {
         self.altstack.get()
     }
 
     /// Whether the program runs on its alternate stack (as of this trap).
-    pub fn on_altstack(&self) -> bool {
+    pub(crate) fn on_altstack(&self) -> bool {
         super::deliver::contains(&self.altstack.get(), self.user_sp.get())
     }
 
     /// Sets it.
-    pub fn set_altstack(&self, stack: StackT) {
+    pub(crate) fn set_altstack(&self, stack: StackT) {
         self.altstack.set(stack);
     }
 
@@ -149,7 +152,7 @@ impl Task {
 
 impl Process {
     /// A process without threads yet.
-    pub fn new(
+    pub(crate) fn new(
         id: ProcessId,
         memory: Memory,
         registry: Registry,
@@ -173,7 +176,11 @@ impl Process {
     }
 
     pub(super) fn take_spare(&self) -> Result<Spare, host::sys::Errno> {
-        let kept = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = self
+            .spare
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         match kept {
             Some(spare) => Ok(spare),
             None => Ok(Spare {
@@ -199,9 +206,21 @@ impl Process {
     /// The thread needs its block no more.
     pub(super) fn keep_spare(&self, task: Task) {
         task.block.detach();
-        let Task { block, counters, scratch, .. } = task;
-        let spare = Spare { block, counters, scratch: scratch.into_inner() };
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
+        let Task {
+            block,
+            counters,
+            scratch,
+            ..
+        } = task;
+        let spare = Spare {
+            block,
+            counters,
+            scratch: scratch.into_inner(),
+        };
+        self.spare
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(spare);
     }
 
     /// Notes the status of exit(2) on one thread; returns the last noted.
@@ -214,33 +233,34 @@ impl Process {
     }
 
     /// Copies from the program; returns how many bytes could be copied.
-    pub fn copy_in(&self, task: &Task, at: UserAddr, dst: &mut [u8]) -> usize {
-        self.memory.copy_in(at, dst, &mut task.scratch.borrow_mut(), &task.counters)
+    pub(crate) fn copy_in(&self, task: &Task, at: UserAddr, dst: &mut [u8]) -> usize {
+        self.memory
+            .copy_in(at, dst, &mut task.scratch.borrow_mut(), &task.counters)
     }
 
     /// Copies to the program; returns how many bytes could be copied.
-    pub fn copy_out(&self, task: &Task, at: UserAddr, src: &[u8]) -> usize {
-        self.memory.copy_out(at, src, &mut task.scratch.borrow_mut(), &task.counters)
+    pub(crate) fn copy_out(&self, task: &Task, at: UserAddr, src: &[u8]) -> usize {
+        self.memory
+            .copy_out(at, src, &mut task.scratch.borrow_mut(), &task.counters)
     }
 }
 
 /// The process that this host process is.
-pub fn process() -> &'static Process {
-    PROCESS.get().unwrap_or_else(|| crate::fatal::end("a trap before the process was made"))
+pub(super) fn process() -> &'static Process {
+    PROCESS
+        .get()
+        .unwrap_or_else(|| crate::fatal::end("a trap before the process was made"))
 }
 
 /// The task of the calling thread, which must be inside a trap.
-pub fn current() -> &'static Task {
+pub(crate) fn current() -> &'static Task {
     // SAFETY: the hook runs on attached threads only, and the task that
     // attached lives until `run` returns, after the last trap.
     unsafe { &*trap::current_owner().cast::<Task>() }
 }
 
 /// Runs the program's first thread; returns only if that could not be begun.
-pub fn run_main(
-    process: Process,
-    context: &UContext,
-) -> host::sys::Errno {
+pub(crate) fn run_main(process: Process, context: &UContext) -> host::sys::Errno {
     if PROCESS.set(process).is_err() {
         crate::fatal::end("a process was started twice in one host process");
     }

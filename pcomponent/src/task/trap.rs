@@ -39,7 +39,11 @@ pub(super) fn hook(signo: i32, info: &SigInfo, context: &mut UContext) -> Next {
         pass_on(trap::take_pending(&task.block));
     }
     if next == Next::Resume {
-        if let Some(info) = task.pending.take().or_else(|| trap::take_pending(&task.block)) {
+        if let Some(info) = task
+            .pending
+            .take()
+            .or_else(|| trap::take_pending(&task.block))
+        {
             task.deliver(process, &info, context);
         }
         // A call's own mask holds no longer than the call.
@@ -76,8 +80,9 @@ fn fault(process: &Process, task: &Task, info: &SigInfo, context: &mut UContext)
         task.fault_signal(process, info, context);
         return;
     }
-    let end =
-        process.memory.fault(at, access, &mut task.scratch.borrow_mut(), &task.counters);
+    let end = process
+        .memory
+        .fault(at, access, &mut task.scratch.borrow_mut(), &task.counters);
     let info = match end {
         FaultEnd::Done => return,
         FaultEnd::NotMapped => SigInfo::fault(libc::SIGSEGV, SEGV_MAPERR, at.0),
@@ -90,7 +95,14 @@ fn fault(process: &Process, task: &Task, info: &SigInfo, context: &mut UContext)
 fn syscall(process: &'static Process, task: &Task, context: &mut UContext) -> Next {
     let g = &context.gregs;
     let number = g[reg::RAX];
-    let args = [g[reg::RDI], g[reg::RSI], g[reg::RDX], g[reg::R10], g[reg::R8], g[reg::R9]];
+    let args = [
+        g[reg::RDI],
+        g[reg::RSI],
+        g[reg::RDX],
+        g[reg::R10],
+        g[reg::R8],
+        g[reg::R9],
+    ];
     task.counters.syscall(number);
     let kernel = Kernel::new(process, task);
     match abi_linux::dispatch(&kernel, number, args) {

@@ -89,7 +89,9 @@ fn describe(name: &str, status: &Status) -> String {
         "PROCESSES",
         "REQUESTS",
     ])];
-    rows.extend(status.nodes.iter().map(component));
+    let mut nodes: Vec<&NodeStatus> = status.nodes.iter().collect();
+    nodes.sort_by_key(|node| (node.info.kind, &node.info.name));
+    rows.extend(nodes.into_iter().map(component));
     out += &text(&rows);
     if status.processes.is_empty() {
         return out + "\nno processes\n";

@@ -39,7 +39,11 @@ impl Fill {
     /// For an extent of which `[at, end)` will be written.
     pub(super) fn unless_overwritten(index: u64, at: u64, end: u64) -> Fill {
         let start = index * EXTENT_SIZE;
-        if at <= start && end >= start + EXTENT_SIZE { Fill::Nothing } else { Fill::Whole }
+        if at <= start && end >= start + EXTENT_SIZE {
+            Fill::Nothing
+        } else {
+            Fill::Whole
+        }
     }
 }
 
@@ -88,7 +92,11 @@ impl State {
     }
 
     pub(super) fn reply(&self) -> MemReply {
-        MemReply::FileState { size: self.size, mtime: self.mtime, dirty: self.is_dirty() }
+        MemReply::FileState {
+            size: self.size,
+            mtime: self.mtime,
+            dirty: self.is_dirty(),
+        }
     }
 
     pub(super) fn is_dirty(&self) -> bool {
@@ -137,7 +145,12 @@ impl State {
     }
 
     pub(super) fn begin(&mut self, index: u64, bytes: u64, clock: u64) {
-        let extent = Extent { ready: false, keys: HashMap::new(), used: clock, bytes };
+        let extent = Extent {
+            ready: false,
+            keys: HashMap::new(),
+            used: clock,
+            bytes,
+        };
         self.extents.insert(index, extent);
     }
 
@@ -166,7 +179,9 @@ impl State {
             let room = (EXTENT_SIZE - to % EXTENT_SIZE) as usize;
             let part = &data[done..data.len().min(done + room)];
             let region = self.region_of(to / EXTENT_SIZE)?;
-            region.write(to % VREGION_SIZE, part).map_err(|_| Errno::EIO)?;
+            region
+                .write(to % VREGION_SIZE, part)
+                .map_err(|_| Errno::EIO)?;
             done += part.len();
         }
         let end = at + data.len() as u64;
@@ -179,7 +194,8 @@ impl State {
 
     pub(super) fn mark(&mut self, first: u64, count: u64) {
         let last = self.size.div_ceil(PAGE_SIZE);
-        self.dirty.extend(first..first.saturating_add(count).min(last));
+        self.dirty
+            .extend(first..first.saturating_add(count).min(last));
     }
 
     /// Takes the first run of dirty pages, at most `most` bytes.
@@ -194,7 +210,10 @@ impl State {
             }
         }
         let start = first * PAGE_SIZE;
-        Some((start, (next * PAGE_SIZE).min(self.size).saturating_sub(start)))
+        Some((
+            start,
+            (next * PAGE_SIZE).min(self.size).saturating_sub(start),
+        ))
     }
 
     pub(super) fn grant(
@@ -210,10 +229,12 @@ impl State {
             return Ok(*key);
         }
         let at = index % WINDOW * EXTENT_SIZE;
-        let key = region.grant(to, at..at + EXTENT_SIZE, access).map_err(|e| {
-            tracing::error!("a file's extent cannot be leased: {e}");
-            Errno::EIO
-        })?;
+        let key = region
+            .grant(to, at..at + EXTENT_SIZE, access)
+            .map_err(|e| {
+                tracing::error!("a file's extent cannot be leased: {e}");
+                Errno::EIO
+            })?;
         extent.keys.insert((to, writable), key);
         Ok(key)
     }
@@ -226,7 +247,11 @@ impl State {
         if again {
             return None;
         }
-        self.depth = if sequential { (self.depth * 2).clamp(1, MOST_AHEAD) } else { 0 };
+        self.depth = if sequential {
+            (self.depth * 2).clamp(1, MOST_AHEAD)
+        } else {
+            0
+        };
         let end = (index + 1 + self.depth).min(self.stored.div_ceil(EXTENT_SIZE));
         (index + 1 < end).then_some(index + 1..end)
     }
@@ -244,7 +269,10 @@ impl State {
 
     fn is_extent_dirty(&self, index: u64) -> bool {
         let pages = EXTENT_SIZE / PAGE_SIZE;
-        self.dirty.range(index * pages..(index + 1) * pages).next().is_some()
+        self.dirty
+            .range(index * pages..(index + 1) * pages)
+            .next()
+            .is_some()
     }
 
     /// Drops an extent; returns the bytes that it took.
@@ -252,7 +280,9 @@ impl State {
         if self.is_extent_dirty(index) || !self.extents.get(&index).is_some_and(|e| e.ready) {
             return 0;
         }
-        let Some(extent) = self.extents.remove(&index) else { return 0 };
+        let Some(extent) = self.extents.remove(&index) else {
+            return 0;
+        };
         if let Some(region) = self.windows.get(&(index / WINDOW)) {
             extent.keys.values().for_each(|key| region.revoke(*key));
             let at = index % WINDOW * EXTENT_SIZE;

@@ -86,7 +86,10 @@ impl Files {
                 changed: Condvar::new(),
             })
         };
-        table.entry((file.storage, file.id)).or_insert_with(made).clone()
+        table
+            .entry((file.storage, file.id))
+            .or_insert_with(made)
+            .clone()
     }
 
     /// A client opened the file and saw `attr` at storage.
@@ -117,7 +120,9 @@ impl Files {
     pub fn read(&self, file: &FileRef, offset: u64, len: u32) -> Result<Vec<u8>, Errno> {
         let entry = self.entry(file)?;
         let size = lock(&entry.state).size;
-        let len = u64::from(len).min(MAX_BULK as u64).min(size.saturating_sub(offset));
+        let len = u64::from(len)
+            .min(MAX_BULK as u64)
+            .min(size.saturating_sub(offset));
         let mut data = vec![0; len as usize];
         let mut done = 0;
         while done < len {
@@ -208,7 +213,9 @@ impl Files {
     /// # Errors
     /// What went wrong with any write since the last call.
     pub fn close(&self, file: &FileRef) -> Result<MemReply, Errno> {
-        let Some(entry) = self.known(file) else { return Ok(MemReply::Done) };
+        let Some(entry) = self.known(file) else {
+            return Ok(MemReply::Done);
+        };
         self.flush(&entry)?;
         let mut state = lock(&entry.state);
         match state.error.take() {
@@ -234,11 +241,19 @@ impl Files {
         }
         let entry = self.entry(file)?;
         let mut state = self.filled(&entry, index, Fill::Whole)?;
-        let access = if writable { Access::ReadWrite } else { Access::Read };
+        let access = if writable {
+            Access::ReadWrite
+        } else {
+            Access::Read
+        };
         let key = state.grant(index, to, access)?;
         let start = index * EXTENT_SIZE;
         let lease = FileLease {
-            lease: Lease { key, generation, writable },
+            lease: Lease {
+                key,
+                generation,
+                writable,
+            },
             valid: state.size.saturating_sub(start).min(EXTENT_SIZE),
             size: state.size,
         };
@@ -257,7 +272,9 @@ impl Files {
     pub fn dirty(&self, file: &FileRef, pages: &[(u64, u32)]) -> Result<(), Errno> {
         let entry = self.known(file).ok_or(Errno::ESTALE)?;
         let mut state = lock(&entry.state);
-        pages.iter().for_each(|(first, count)| state.mark(*first, u64::from(*count)));
+        pages
+            .iter()
+            .for_each(|(first, count)| state.mark(*first, u64::from(*count)));
         Ok(())
     }
 
@@ -294,8 +311,14 @@ impl Reclaim for Files {
         let all: Vec<Arc<File>> = lock(&self.table).values().cloned().collect();
         let mut candidates: Vec<(u64, u64, Arc<File>)> = Vec::new();
         for file in all {
-            let Ok(state) = file.state.try_lock() else { continue };
-            candidates.extend(state.clean().map(|(used, index)| (used, index, file.clone())));
+            let Ok(state) = file.state.try_lock() else {
+                continue;
+            };
+            candidates.extend(
+                state
+                    .clean()
+                    .map(|(used, index)| (used, index, file.clone())),
+            );
         }
         candidates.sort_unstable_by_key(|(used, ..)| *used);
         let mut freed = 0;

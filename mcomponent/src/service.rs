@@ -74,12 +74,15 @@ impl Component {
                 Ok(MemReply::Done)
             }
             MemRequest::Space(ops) => self.spaces.change(process()?, &ops).map(MemReply::Space),
-            MemRequest::Commit { extent } => {
-                self.spaces.commit(process()?, extent, self.generation()).map(MemReply::Lease)
-            }
+            MemRequest::Commit { extent } => self
+                .spaces
+                .commit(process()?, extent, self.generation())
+                .map(MemReply::Lease),
             MemRequest::Reserve { process, extents } => {
                 component()?;
-                self.spaces.reserve(process, &extents).map(|()| MemReply::Done)
+                self.spaces
+                    .reserve(process, &extents)
+                    .map(|()| MemReply::Done)
             }
             MemRequest::Unreserve { process, extents } => {
                 component()?;
@@ -106,7 +109,11 @@ impl Component {
             MemRequest::FileTruncate { file, len } => files.truncate(&file, len),
             MemRequest::FileSync { file, data_only } => files.sync(&file, data_only),
             MemRequest::FileStat { file } => files.stat(&file),
-            MemRequest::FileExtent { file, index, writable } => {
+            MemRequest::FileExtent {
+                file,
+                index,
+                writable,
+            } => {
                 let lease = files.lease(&file, index, writable, peer, self.generation())?;
                 Ok(MemReply::FileLease(lease))
             }
@@ -121,7 +128,10 @@ impl Component {
     pub fn stats(&self) -> MemoryStats {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let mut stats = MemoryStats {
-            requests: requests.iter().map(|(k, n)| ((*k).to_string(), *n)).collect(),
+            requests: requests
+                .iter()
+                .map(|(k, n)| ((*k).to_string(), *n))
+                .collect(),
             capacity: self.ledger.capacity(),
             ..MemoryStats::default()
         };
@@ -147,8 +157,11 @@ impl Component {
     /// not know any more.
     pub fn audit(&self, known: impl FnOnce() -> Option<std::collections::BTreeSet<ProcessId>>) {
         let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        let long: Vec<ProcessId> =
-            silent.iter().filter(|(_, since)| since.elapsed() > SILENT).map(|(p, _)| *p).collect();
+        let long: Vec<ProcessId> = silent
+            .iter()
+            .filter(|(_, since)| since.elapsed() > SILENT)
+            .map(|(p, _)| *p)
+            .collect();
         drop(silent);
         if long.is_empty() {
             return;
@@ -157,7 +170,10 @@ impl Component {
         for process in long.into_iter().filter(|p| !known.contains(p)) {
             tracing::info!("{process} is gone: its address space is ended");
             self.spaces.end(process);
-            self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&process);
+            self.silent
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&process);
         }
     }
 }
@@ -200,7 +216,10 @@ impl Service for Component {
 
     fn connected(&self, peer: Identity) {
         if let Identity::Process(p) = peer {
-            self.silent.lock().unwrap_or_else(PoisonError::into_inner).remove(&p);
+            self.silent
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&p);
         }
     }
 

@@ -6,7 +6,7 @@ use member::Member;
 use proto::gmm::{GmmReply, GmmRequest, NodeInfo};
 use proto::mem::{MemReply, MemRequest};
 use proto::store::{FileId, StoreReply, StoreRequest};
-use proto::{Errno, NodeId, ProcessId, VRegionId};
+use proto::{Errno, NodeId, NodeKind, ProcessId, VRegionId};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use std::time::Duration;
 pub trait Others: Send + Sync {
     /// Who we are.
     fn node(&self) -> NodeId;
+    /// Who we are, as others know us.
+    fn info(&self) -> NodeInfo;
     /// Where a vRegion goes. `ENOMEM`: every component is full.
     ///
     /// # Errors
@@ -44,10 +46,23 @@ pub trait Others: Send + Sync {
 #[derive(Default)]
 pub struct Network {
     member: OnceLock<Member>,
+    /// Our name and where we listen.
+    name: String,
+    addrs: Vec<String>,
     peers: Mutex<HashMap<NodeId, (Vec<String>, Peer)>>,
 }
 
 impl Network {
+    /// Of the component `name`, which listens at `addrs`.
+    #[must_use]
+    pub fn new(name: &str, addrs: Vec<String>) -> Network {
+        Network {
+            name: name.to_owned(),
+            addrs,
+            ..Network::default()
+        }
+    }
+
     /// Registered: questions can be asked from now on.
     pub fn set_member(&self, member: Member) {
         let _ = self.member.set(member);
@@ -85,9 +100,11 @@ impl Network {
     /// The addresses of a component now.
     fn look_up(&self, node: NodeId) -> Result<Vec<String>, Errno> {
         match self.ask_gmm(&GmmRequest::Members)? {
-            GmmReply::Members(all) => {
-                all.into_iter().find(|n| n.id == node).map(|n| n.addrs).ok_or(Errno::EIO)
-            }
+            GmmReply::Members(all) => all
+                .into_iter()
+                .find(|n| n.id == node)
+                .map(|n| n.addrs)
+                .ok_or(Errno::EIO),
             _ => Err(Errno::EIO),
         }
     }
@@ -102,6 +119,22 @@ impl Others for Network {
         self.member.get().map_or(NodeId(0), Member::node)
     }
 
+    fn info(&self) -> NodeInfo {
+        NodeInfo {
+            id: self.node(),
+            kind: NodeKind::Memory,
+            name: self.name.clone(),
+            generation: self
+                .member
+                .get()
+                .map(Member::generation)
+                .unwrap_or_default(),
+            addrs: self.addrs.clone(),
+            host: member::boot_id(),
+            control: None,
+        }
+    }
+
     fn place(
         &self,
         process: ProcessId,
@@ -109,7 +142,12 @@ impl Others for Network {
         bytes: u64,
         not: &[NodeId],
     ) -> Result<NodeInfo, Errno> {
-        let request = GmmRequest::PlaceVRegion { process, vregion, bytes, not: not.to_vec() };
+        let request = GmmRequest::PlaceVRegion {
+            process,
+            vregion,
+            bytes,
+            not: not.to_vec(),
+        };
         match self.ask_gmm(&request)? {
             GmmReply::Placed(info) => Ok(info),
             GmmReply::Refused(proto::gmm::Refusal::OutOfMemory) => Err(Errno::ENOMEM),
@@ -129,7 +167,9 @@ impl Others for Network {
 
     fn storage(&self, node: NodeId, request: &StoreRequest) -> Result<StoreReply, Errno> {
         let begun = std::time::Instant::now();
-        let mut peer = self.peer(node, &[]).or_else(|_| self.peer(node, &self.look_up(node)?))?;
+        let mut peer = self
+            .peer(node, &[])
+            .or_else(|_| self.peer(node, &self.look_up(node)?))?;
         loop {
             match peer.ask(request) {
                 Ok(StoreReply::Failed(e)) => return Err(e),

@@ -34,7 +34,7 @@ fn run(cli: &Cli) -> Result<()> {
     let server = Server::bind(&cli.listen, Identity::Operator, key.clone())
         .context("cannot listen (--listen)")?;
     let server = Arc::new(server);
-    let network = Arc::new(Network::default());
+    let network = Arc::new(Network::new(&cli.name, server.addrs()));
     let ledger = Arc::new(Ledger::new(cli.memory));
     let others: Arc<dyn Others> = network.clone();
     let files = Arc::new(Files::new(server.memory(), ledger.clone(), others.clone()));
@@ -76,7 +76,11 @@ fn join(
         key,
     };
     let component = component.clone();
-    Ok(Member::start(config, move || component.load(), Some(server.clone()))?)
+    Ok(Member::start(
+        config,
+        move || component.load(),
+        Some(server.clone()),
+    )?)
 }
 
 fn start_chores(
@@ -85,19 +89,23 @@ fn start_chores(
     network: &Arc<Network>,
 ) -> Result<()> {
     let files = files.clone();
-    std::thread::Builder::new().name("write-back".into()).spawn(move || {
-        loop {
-            std::thread::sleep(WRITE_BACK);
-            files.flush_all();
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("write-back".into())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(WRITE_BACK);
+                files.flush_all();
+            }
+        })?;
     let (component, network) = (component.clone(), network.clone());
-    std::thread::Builder::new().name("audit".into()).spawn(move || {
-        loop {
-            std::thread::sleep(AUDIT);
-            component.audit(|| network.processes());
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("audit".into())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(AUDIT);
+                component.audit(|| network.processes());
+            }
+        })?;
     Ok(())
 }
 

@@ -42,12 +42,18 @@ impl Files {
     fn write_back(&self, file: &File) -> Result<(), Errno> {
         loop {
             let mut state = lock(&file.state);
-            let Some((start, len)) = state.take_run(MAX_BULK as u64) else { return Ok(()) };
+            let Some((start, len)) = state.take_run(MAX_BULK as u64) else {
+                return Ok(());
+            };
             let mut data = vec![0; len as usize];
             state.read(start, &mut data)?;
             let handle = state.handle.clone();
             drop(state);
-            let request = StoreRequest::Write { handle, offset: start, data };
+            let request = StoreRequest::Write {
+                handle,
+                offset: start,
+                data,
+            };
             match self.others.storage(file.of.storage, &request) {
                 Ok(StoreReply::Written(attr)) => {
                     self.counters.written.fetch_add(len, Ordering::Relaxed);

@@ -16,7 +16,9 @@ use std::time::Instant;
 
 impl Files {
     pub(super) fn ask_attr(&self, file: &FileRef) -> Result<Attr, Errno> {
-        let request = StoreRequest::Stat { handle: file.handle.clone() };
+        let request = StoreRequest::Stat {
+            handle: file.handle.clone(),
+        };
         match self.others.storage(file.storage, &request)? {
             StoreReply::Attr(attr) => Ok(attr),
             _ => Err(Errno::EPROTO),
@@ -64,7 +66,11 @@ impl Files {
         if state.extents.contains_key(&index) {
             return Ok(());
         }
-        let inside = state.size.max(start + 1).saturating_sub(start).min(EXTENT_SIZE);
+        let inside = state
+            .size
+            .max(start + 1)
+            .saturating_sub(start)
+            .min(EXTENT_SIZE);
         let bytes = match how {
             Fill::Whole => inside.div_ceil(PAGE_SIZE) * PAGE_SIZE,
             Fill::Nothing => EXTENT_SIZE,
@@ -77,9 +83,11 @@ impl Files {
         drop(state);
         let result = self.room(bytes).and_then(|()| match how {
             Fill::Nothing => Ok(()),
-            Fill::Whole => self.bring(file, &region, handle, start, stored).inspect_err(|_| {
-                self.release(bytes);
-            }),
+            Fill::Whole => self
+                .bring(file, &region, handle, start, stored)
+                .inspect_err(|_| {
+                    self.release(bytes);
+                }),
         });
         let mut state = lock(&file.state);
         match (&result, state.extents.get_mut(&index)) {
@@ -117,7 +125,11 @@ impl Files {
         while done < stored {
             let len = (stored - done).min(MAX_BULK as u64) as u32;
             let handle = handle.clone();
-            let request = StoreRequest::Read { handle, offset: start + done, len };
+            let request = StoreRequest::Read {
+                handle,
+                offset: start + done,
+                len,
+            };
             let StoreReply::Data(data) = self.others.storage(file.of.storage, &request)? else {
                 return Err(Errno::EPROTO);
             };
@@ -129,7 +141,9 @@ impl Files {
             }
             let at = (start + done) % VREGION_SIZE;
             region.write(at, &data).map_err(|_| Errno::EIO)?;
-            self.counters.read.fetch_add(data.len() as u64, Ordering::Relaxed);
+            self.counters
+                .read
+                .fetch_add(data.len() as u64, Ordering::Relaxed);
             done += data.len() as u64;
         }
         Ok(())
@@ -139,18 +153,20 @@ impl Files {
     /// so that the reader need not wait.
     pub(super) fn fill_ahead(self: &Arc<Self>, file: &Arc<File>, ahead: Range<u64>) {
         let (files, file) = (self.clone(), file.clone());
-        let spawned = std::thread::Builder::new().name("ahead".into()).spawn(move || {
-            for index in ahead {
-                let clock = files.counters.clock.load(Ordering::Relaxed);
-                if lock(&file.state).extents.contains_key(&index) {
-                    continue;
+        let spawned = std::thread::Builder::new()
+            .name("ahead".into())
+            .spawn(move || {
+                for index in ahead {
+                    let clock = files.counters.clock.load(Ordering::Relaxed);
+                    if lock(&file.state).extents.contains_key(&index) {
+                        continue;
+                    }
+                    match files.fill(&file, index, Fill::Whole, clock) {
+                        Ok(()) => files.counters.ahead.fetch_add(1, Ordering::Relaxed),
+                        Err(_) => break, // Whoever needs it will be told.
+                    };
                 }
-                match files.fill(&file, index, Fill::Whole, clock) {
-                    Ok(()) => files.counters.ahead.fetch_add(1, Ordering::Relaxed),
-                    Err(_) => break, // Whoever needs it will be told.
-                };
-            }
-        });
+            });
         if let Err(e) = spawned {
             tracing::debug!("no thread to read ahead: {e}");
         }

@@ -1,4 +1,0 @@
-//! Pure parts: no fabric, no clock.
-
-pub mod ledger;
-pub mod space;
