@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// The testbed's key.
+/// The testbed's key: 32 bytes, shared by its components alone.
 #[derive(Clone)]
 pub struct ClusterKey([u8; 32]);
 impl std::fmt::Debug for ClusterKey {
@@ -32,7 +32,10 @@ fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
     }
 }
 
-/// n random bytes
+/// `N` bytes of the system's random numbers.
+///
+/// # Errors
+/// The system has none to give.
 pub fn random<const N: usize>() -> Result<[u8; N], FabricError> {
     let mut b = [0; N];
     let _ = rustix::rand::getrandom(&mut b, rustix::rand::GetRandomFlags::empty())
@@ -52,11 +55,17 @@ pub(crate) fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
 }
 
 impl ClusterKey {
-    /// new
+    /// A new key from the system's random numbers.
+    ///
+    /// # Errors
+    /// The system has none to give.
     pub fn generate() -> Result<Self, FabricError> {
         Ok(Self(random()?))
     }
-    /// load
+    /// Reads a key file, which nobody else may read.
+    ///
+    /// # Errors
+    /// Not there, not 32 bytes, or of a mode that others can read.
     pub fn load(path: &Path) -> Result<Self, FabricError> {
         let what = format!("cluster key {}", path.display());
         let mut f = std::fs::File::open(path).map_err(|e| local(&what, e))?;
@@ -78,7 +87,10 @@ impl ClusterKey {
             .map_err(|_| local(&what, "it is not 32 bytes"))?;
         Ok(Self(key))
     }
-    /// save
+    /// Writes a new key file of mode 0600.
+    ///
+    /// # Errors
+    /// It exists, or cannot be made.
     pub fn save(&self, path: &Path) -> Result<(), FabricError> {
         let what = format!("cluster key {}", path.display());
         let mut f = std::fs::OpenOptions::new()
@@ -89,7 +101,7 @@ impl ClusterKey {
             .map_err(|e| local(&what, e))?;
         f.write_all(&self.0).map_err(|e| local(&what, e))
     }
-    /// derive
+    /// The secret that proves `id`: HMAC-SHA256 of it under this key.
     pub fn derive(&self, id: Identity) -> Secret {
         Secret(mac(&self.0, &[b"splitkernel identity", &wire::encode(&id)]))
     }

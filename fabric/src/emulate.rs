@@ -1,11 +1,11 @@
 //! An emulated network.
 use std::time::{Duration, Instant};
-/// see module
+/// Latency and bandwidth added to every operation of a link, on the asking side.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Emulation {
-    /// added
+    /// Added once to every operation.
     pub latency: Duration,
-    /// bits/s
+    /// Bits a second; each operation waits for its payload's transfer too.
     pub bandwidth_bits: Option<u64>,
 }
 impl std::str::FromStr for Emulation {

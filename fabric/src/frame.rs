@@ -4,17 +4,17 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::time::{Duration, Instant};
-pub const HEAD: usize = 16;
-pub const MSG: u8 = 1;
-pub const REPLY: u8 = 2;
-pub const READ: u8 = 3;
-pub const DATA: u8 = 4;
-pub const WRITE: u8 = 5;
-pub const WROTE: u8 = 6;
-pub const MAP: u8 = 7;
-pub const MAPPED: u8 = 8;
-pub const MAX: usize = proto::wire::MAX_MESSAGE + 4096;
-pub fn head(kind: u8, status: u8, len: usize, id: u64) -> [u8; HEAD] {
+pub(crate) const HEAD: usize = 16;
+pub(crate) const MSG: u8 = 1;
+pub(crate) const REPLY: u8 = 2;
+pub(crate) const READ: u8 = 3;
+pub(crate) const DATA: u8 = 4;
+pub(crate) const WRITE: u8 = 5;
+pub(crate) const WROTE: u8 = 6;
+pub(crate) const MAP: u8 = 7;
+pub(crate) const MAPPED: u8 = 8;
+pub(crate) const MAX: usize = proto::wire::MAX_MESSAGE + 4096;
+pub(crate) fn head(kind: u8, status: u8, len: usize, id: u64) -> [u8; HEAD] {
     let mut h = [0; HEAD];
     h[0] = kind;
     h[1] = status;
@@ -24,13 +24,13 @@ pub fn head(kind: u8, status: u8, len: usize, id: u64) -> [u8; HEAD] {
     h[8..].copy_from_slice(&id.to_le_bytes());
     h
 }
-pub struct Head {
+pub(crate) struct Head {
     pub kind: u8,
     pub status: u8,
     pub len: usize,
     pub id: u64,
 }
-pub fn parse(h: &[u8; HEAD]) -> Option<Head> {
+pub(crate) fn parse(h: &[u8; HEAD]) -> Option<Head> {
     let len = u32::from_le_bytes([h[4], h[5], h[6], h[7]]) as usize;
     (h[2] == 0x5b && h[3] == 1 && len <= MAX).then(|| Head {
         kind: h[0],
@@ -39,7 +39,7 @@ pub fn parse(h: &[u8; HEAD]) -> Option<Head> {
         id: u64::from_le_bytes([h[8], h[9], h[10], h[11], h[12], h[13], h[14], h[15]]),
     })
 }
-pub struct Stream {
+pub(crate) struct Stream {
     pub fd: OwnedFd,
     pub name: String,
     buf: Vec<u8>,
@@ -48,7 +48,7 @@ pub struct Stream {
     pub spin: Duration,
 }
 impl Stream {
-    pub fn new(fd: OwnedFd, name: String) -> Stream {
+    pub(crate) fn new(fd: OwnedFd, name: String) -> Stream {
         Stream {
             fd,
             name,
@@ -94,7 +94,7 @@ impl Stream {
             }
         }
     }
-    pub fn send(&self, parts: &[&[u8]], limit: Duration) -> Result<(), FabricError> {
+    pub(crate) fn send(&self, parts: &[&[u8]], limit: Duration) -> Result<(), FabricError> {
         let deadline = Instant::now() + limit;
         let mut iov: Vec<std::io::IoSlice<'_>> =
             parts.iter().map(|p| std::io::IoSlice::new(p)).collect();
@@ -146,7 +146,7 @@ impl Stream {
             }
         }
     }
-    pub fn recv(
+    pub(crate) fn recv(
         &mut self,
         mut into: &mut [u8],
         deadline: Option<Instant>,
@@ -172,7 +172,7 @@ impl Stream {
         }
         Ok(())
     }
-    pub fn recv_head(
+    pub(crate) fn recv_head(
         &mut self,
         deadline: Option<Instant>,
         limit: Duration,
@@ -186,12 +186,12 @@ impl Stream {
     }
 
     /// Waits until something can be read.
-    pub fn wait_readable(&self, limit: Duration) -> Result<(), FabricError> {
+    pub(crate) fn wait_readable(&self, limit: Duration) -> Result<(), FabricError> {
         self.wait(rustix::event::PollFlags::IN, Instant::now() + limit, limit)
     }
 
     /// Whether the peer still holds its end: reads nothing.
-    pub fn check_open(&self) -> Result<(), FabricError> {
+    pub(crate) fn check_open(&self) -> Result<(), FabricError> {
         let mut byte = [0u8; 1];
         match rustix::net::recv(&self.fd, &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
             Ok((_, 0)) => Err(self.broken("it hung up")),

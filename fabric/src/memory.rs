@@ -8,17 +8,17 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-/// what a grant permits
+/// What a grant permits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// r
+    /// One-sided reads.
     Read,
-    /// rw
+    /// One-sided reads and writes.
     ReadWrite,
 }
 
 pub(crate) const SLOTS: usize = 1 << 20;
-/// one key, as shared with clients
+/// One key, as clients on this host see it.
 #[repr(C)]
 pub(crate) struct Entry {
     pub(crate) nonce: AtomicU64,
@@ -34,12 +34,12 @@ fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
     }
 }
 
-/// a shared mapping of a memfd
+/// A shared mapping of a memfd.
 pub(crate) struct Mapping {
     pub(crate) at: *mut u8,
     pub(crate) len: usize,
 }
-// SAFETY: plain shared memory.
+// SAFETY: the mapping is shared bytes, reached through raw copies alone.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -51,7 +51,7 @@ impl Mapping {
         } else {
             ProtFlags::READ
         };
-        // SAFETY: a new mapping where the kernel likes.
+        // SAFETY: a new mapping at a place the kernel chooses disturbs nothing.
         let at = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
@@ -68,7 +68,7 @@ impl Mapping {
 }
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: ours.
+        // SAFETY: mapped by `new`, and nobody keeps a pointer beyond the mapping.
         let _ = unsafe { rustix::mm::munmap(self.at.cast(), self.len) };
     }
 }
@@ -93,10 +93,10 @@ pub(crate) struct RegionInner {
     pub(crate) holders: Mutex<HashMap<Identity, (Access, u32)>>,
     mem: Arc<Inner>,
 }
-/// see module
+/// The registered memory of one server, shared by all of its listeners.
 #[derive(Clone)]
 pub struct Memory(pub(crate) Arc<Inner>);
-/// registered memory
+/// Registered memory; its keys die with its last handle.
 #[derive(Clone)]
 pub struct Region(pub(crate) Arc<RegionInner>);
 
@@ -105,10 +105,10 @@ impl Inner {
         if slot as usize >= SLOTS {
             return None;
         }
-        // SAFETY: inside the table; atomics.
+        // SAFETY: the slot lies inside the table, whose entries are atomics.
         Some(unsafe { &*self.table.at.cast::<Entry>().add(slot as usize) })
     }
-    /// resolves an access by `who`
+    /// Where an access by `who` goes.
     pub(crate) fn resolve(
         &self,
         who: Identity,
@@ -154,6 +154,21 @@ impl RegionInner {
     pub(crate) fn ptr(&self, off: u64) -> *mut u8 {
         self.map.at.wrapping_add(off as usize)
     }
+    /// Copies out of the region; the range has been resolved.
+    pub(crate) fn load(&self, at: u64, len: usize, to: &mut Vec<u8>) {
+        let start = to.len();
+        to.resize(start + len, 0);
+        // SAFETY: a resolved range lies inside the mapping; others may write to
+        // it meanwhile, as with RDMA.
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr(at), to[start..].as_mut_ptr(), len) };
+    }
+
+    /// Copies into the region; the range has been resolved.
+    pub(crate) fn store(&self, at: u64, from: &[u8]) {
+        // SAFETY: as for `load`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr(at), from.len()) };
+    }
+
     pub(crate) fn size(&self) -> usize {
         self.map.len
     }
@@ -186,7 +201,10 @@ impl Drop for RegionInner {
     }
 }
 impl Memory {
-    /// new
+    /// None registered yet.
+    ///
+    /// # Errors
+    /// The key table cannot be made.
     pub fn new() -> Result<Memory, FabricError> {
         let fd = memfd("keys", SLOTS * size_of::<Entry>())?;
         let table = Mapping::new(&fd, SLOTS * size_of::<Entry>(), true)?;
@@ -195,12 +213,17 @@ impl Memory {
             table,
             slots: RwLock::default(),
             free: Mutex::default(),
-            nonce: AtomicU64::new(1),
+            // Keys of an earlier start must not fit.
+            nonce: AtomicU64::new(u64::from_le_bytes(crate::auth::random()?) >> 2 | 1),
             next_region: AtomicU32::new(1),
             regions: RwLock::default(),
         })))
     }
-    /// register
+    /// Registers `len` bytes of zeros, sparse: pages are taken when they are
+    /// touched.
+    ///
+    /// # Errors
+    /// Out of descriptors or address space.
     pub fn register(&self, len: u64, name: &str) -> Result<Region, FabricError> {
         let fd = memfd(name, len as usize)?;
         let map = Mapping::new(&fd, len as usize, true)?;
@@ -221,21 +244,33 @@ impl Memory {
     }
 }
 fn memfd(name: &str, len: usize) -> Result<OwnedFd, FabricError> {
-    let fd = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)
-        .map_err(|e| local("memfd_create", e))?;
+    let fd = rustix::fs::memfd_create(
+        name,
+        rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING,
+    )
+    .map_err(|e| local("memfd_create", e))?;
     rustix::fs::ftruncate(&fd, len as u64).map_err(|e| local("ftruncate", e))?;
+    // Nobody who holds it can make it shorter under another's feet.
+    use rustix::fs::SealFlags;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&fd, seals).map_err(|e| local("sealing a memfd", e))?;
     Ok(fd)
 }
 impl Region {
-    /// len
+    /// Bytes.
     pub fn len(&self) -> u64 {
         self.0.map.len as u64
     }
-    /// empty
+    /// Never: a region has at least a page.
     pub fn is_empty(&self) -> bool {
         false
     }
-    /// grant
+    /// Grants `range` to one identity. On shared memory its holder maps the
+    /// whole region, so memory that others must not see belongs in regions of
+    /// its own.
+    ///
+    /// # Errors
+    /// `OutOfBounds`; too many keys.
     pub fn grant(
         &self,
         to: Identity,
@@ -292,7 +327,7 @@ impl Region {
             nonce,
         })
     }
-    /// revoke
+    /// Ends a grant: no operation under the key starts from now on.
     pub fn revoke(&self, key: RemoteKey) {
         let mem = &self.0.mem;
         let mut slots = mem.slots.write().unwrap_or_else(PoisonError::into_inner);
@@ -301,8 +336,18 @@ impl Region {
             return;
         }
         e.nonce.store(0, Ordering::SeqCst);
-        if let Some(s) = slots.get_mut(key.slot as usize) {
-            *s = None;
+        if let Some(slot) = slots.get_mut(key.slot as usize).and_then(Option::take) {
+            let mut holders = self
+                .0
+                .holders
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, keys)) = holders.get_mut(&slot.identity) {
+                *keys -= 1;
+                if *keys == 0 {
+                    holders.remove(&slot.identity);
+                }
+            }
         }
         mem.free
             .lock()
@@ -316,23 +361,39 @@ impl Region {
             Ok(())
         }
     }
-    /// read
+    /// Copies out.
+    ///
+    /// # Errors
+    /// `OutOfBounds`.
     pub fn read(&self, offset: u64, dst: &mut [u8]) -> Result<(), FabricError> {
         self.check(offset, dst.len() as u64)?;
-        // SAFETY: inside the mapping; shared bytes.
+        // SAFETY: checked to lie inside the mapping; bytes that others may write
+        // meanwhile, as with RDMA.
         unsafe { std::ptr::copy_nonoverlapping(self.0.ptr(offset), dst.as_mut_ptr(), dst.len()) };
         Ok(())
     }
-    /// write
+    /// Copies in.
+    ///
+    /// # Errors
+    /// `OutOfBounds`.
     pub fn write(&self, offset: u64, src: &[u8]) -> Result<(), FabricError> {
         self.check(offset, src.len() as u64)?;
-        // SAFETY: as above.
+        // SAFETY: checked to lie inside the mapping, as in `read`.
         unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), self.0.ptr(offset), src.len()) };
         Ok(())
     }
-    /// zero
+    /// Makes `range` zeros and gives whole pages back to the host.
+    ///
+    /// # Errors
+    /// `OutOfBounds`; what fallocate(2) answered.
     pub fn zero(&self, range: Range<u64>) -> Result<(), FabricError> {
-        self.check(range.start, range.end - range.start)?;
+        self.check(
+            range.start,
+            range
+                .end
+                .checked_sub(range.start)
+                .ok_or(FabricError::OutOfBounds)?,
+        )?;
         rustix::fs::fallocate(
             &self.0.fd,
             rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE,
@@ -341,10 +402,19 @@ impl Region {
         )
         .map_err(|e| local("punch", e))
     }
-    /// populate
+    /// Takes the pages of `range` now, so that no one faults for them later.
+    ///
+    /// # Errors
+    /// `OutOfBounds`.
     pub fn populate(&self, range: Range<u64>) -> Result<(), FabricError> {
-        self.check(range.start, range.end - range.start)?;
-        // SAFETY: our mapping.
+        self.check(
+            range.start,
+            range
+                .end
+                .checked_sub(range.start)
+                .ok_or(FabricError::OutOfBounds)?,
+        )?;
+        // SAFETY: the range lies inside the region's own mapping.
         let _ = unsafe {
             rustix::mm::madvise(
                 self.0.ptr(range.start).cast(),

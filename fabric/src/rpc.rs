@@ -12,18 +12,18 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
-/// options
+/// How connections are made and used.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// c
+    /// Which backend.
     pub choice: BackendChoice,
-    /// t
+    /// Longest wait.
     pub connect_timeout: Duration,
-    /// t
+    /// Longest wait.
     pub call_timeout: Duration,
-    /// e
+    /// Emulated network, added to every operation.
     pub emulation: Option<Emulation>,
-    /// f
+    /// Descriptors are moved to this number or above.
     pub fd_floor: Option<i32>,
 }
 impl Default for Options {
@@ -50,11 +50,23 @@ struct Shared {
 
 type Maps = Arc<Shared>;
 
+/// The mappings belong to one start of the peer: a restarted one has others
+/// under the same numbers.
+type PerStart = Mutex<(u64, Maps)>;
+
+fn maps_of(known: &PerStart, start: u64) -> Maps {
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.0 != start {
+        *known = (start, Maps::default());
+    }
+    known.1.clone()
+}
+
 /// Regions with higher numbers are looked up in the shared table.
 const MOST_CACHED: usize = 1 << 16;
 /// How many one-sided operations may go by before the peer's death is seen.
 const ALIVE_EVERY: u32 = 64;
-/// a connection
+/// One connection, for one thread at a time: calls and one-sided transfers.
 pub struct Connection {
     st: Stream,
     peer: Identity,
@@ -74,19 +86,23 @@ fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
     }
 }
 impl Connection {
-    /// open
+    /// Dials `addrs` in order, as far as the chosen backend allows, and proves
+    /// who we are.
+    ///
+    /// # Errors
+    /// Unreachable, or refused with a reason.
     pub fn open(
         addrs: &[String],
         credential: &Credential,
         options: &Options,
     ) -> Result<Connection, FabricError> {
-        Self::open_with(addrs, credential, options, Maps::default())
+        Self::open_with(addrs, credential, options, &PerStart::default())
     }
     fn open_with(
         addrs: &[String],
         credential: &Credential,
         options: &Options,
-        maps: Maps,
+        maps: &PerStart,
     ) -> Result<Connection, FabricError> {
         let mut last = FabricError::Unreachable {
             addr: addrs.join(", "),
@@ -101,7 +117,7 @@ impl Connection {
             if !fits {
                 continue;
             }
-            match Self::dial(a, credential, options, maps.clone()) {
+            match Self::dial(a, credential, options, maps) {
                 Ok(c) => return Ok(c),
                 Err(e) => last = e,
             }
@@ -112,7 +128,7 @@ impl Connection {
         a: &str,
         credential: &Credential,
         options: &Options,
-        maps: Maps,
+        maps: &PerStart,
     ) -> Result<Connection, FabricError> {
         let un = |why: String| FabricError::Unreachable {
             addr: a.into(),
@@ -167,7 +183,7 @@ impl Connection {
         let proof = mac(&credential.secret.0, &[b"client", &nonce, &theirs]);
         st.send(&[&frame::head(frame::MSG, 0, 32, 0), &proof], limit)?;
         let b = get(&mut st)?;
-        let (peer, p): (Identity, [u8; 32]) =
+        let (peer, p, start): (Identity, [u8; 32], u64) =
             wire::decode(&b).map_err(|e| FabricError::Protocol {
                 peer: a.into(),
                 why: e.to_string(),
@@ -189,37 +205,44 @@ impl Connection {
             options: options.clone(),
             next: 1,
             broken: false,
-            maps,
+            maps: maps_of(maps, start),
             cache: Vec::new(),
             seen: Vec::new(),
             unchecked: 0,
         })
     }
-    /// backend
+    /// What carries it.
     pub fn backend(&self) -> Backend {
         self.backend
     }
-    /// peer
+    /// Who is at the other end.
     pub fn peer(&self) -> Identity {
         self.peer
     }
-    /// broken
+    /// Whether it can still be used.
     pub fn is_broken(&self) -> bool {
         self.broken
     }
     fn note<T>(&mut self, r: Result<T, FabricError>) -> Result<T, FabricError> {
         if let Err(e) = &r
-            && e.is_fatal() {
-                self.broken = true;
-            }
+            && e.is_fatal()
+        {
+            self.broken = true;
+        }
         r
     }
-    /// call
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// A dead or silent peer; the connection is broken then.
     pub fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, FabricError> {
         let t = self.options.call_timeout;
         self.call_timeout(request, t)
     }
-    /// call
+    /// Sends a request and waits for its reply.
+    ///
+    /// # Errors
+    /// A dead or silent peer; the connection is broken then.
     pub fn call_timeout(
         &mut self,
         request: &[u8],
@@ -248,6 +271,7 @@ impl Connection {
         parts: &[&[u8]],
         limit: Duration,
     ) -> Result<(u8, Vec<u8>), FabricError> {
+        self.check_sound()?;
         let len: usize = parts.iter().map(|p| p.len()).sum();
         if len > frame::MAX {
             return Err(FabricError::Invalid(format!("a message of {len} bytes")));
@@ -270,7 +294,10 @@ impl Connection {
         self.st.recv(&mut b, dl, limit)?;
         Ok((h.status, b))
     }
-    /// ask
+    /// A call with typed messages.
+    ///
+    /// # Errors
+    /// As for a call; a reply that does not decode.
     pub fn ask<Q: Serialize, R: DeserializeOwned>(&mut self, q: &Q) -> Result<R, FabricError> {
         let b = self.call(&wire::encode(q))?;
         wire::decode(&b).map_err(|e| FabricError::Protocol {
@@ -279,9 +306,9 @@ impl Connection {
         })
     }
     /// The mapping of a region of the peer's: where, and whether for writing.
-    fn map(&mut self, region: u32) -> Result<(*mut u8, bool), FabricError> {
+    fn map(&mut self, region: u32) -> Result<(*mut u8, bool, usize), FabricError> {
         if let Some(Some(m)) = self.cache.get(region as usize) {
-            return Ok((m.0.at, m.1));
+            return Ok((m.0.at, m.1, m.0.len));
         }
         let known = {
             let regions = self
@@ -310,7 +337,7 @@ impl Connection {
             }
             self.cache[at] = Some(m.clone());
         }
-        Ok((m.0.at, m.1))
+        Ok((m.0.at, m.1, m.0.len))
     }
 
     /// Asks the peer for a region's memfd and maps it.
@@ -340,7 +367,8 @@ impl Connection {
         let (len, writable): (u64, bool) = wire::decode(body).map_err(|e| local("map", e))?;
         // A length that the descriptor does not have would fault later.
         let real = rustix::fs::fstat(&fd).map_or(0, |s| s.st_size.unsigned_abs());
-        if len == 0 || len > real {
+        let seals = rustix::fs::fcntl_get_seals(&fd).unwrap_or(rustix::fs::SealFlags::empty());
+        if len == 0 || len > real || !seals.contains(rustix::fs::SealFlags::SHRINK) {
             return Err(FabricError::Protocol {
                 peer: self.st.name.clone(),
                 why: format!("a region of {len} bytes in a file of {real}"),
@@ -350,8 +378,8 @@ impl Connection {
     }
 
     fn entry(&mut self, slot: u32) -> Result<*const Entry, FabricError> {
-        let (table, _) = self.map(0)?;
-        if slot as usize >= SLOTS {
+        let (table, _, size) = self.map(0)?;
+        if slot as usize >= SLOTS.min(size / size_of::<Entry>()) {
             return Err(FabricError::BadKey);
         }
         Ok(table.cast::<Entry>().wrapping_add(slot as usize))
@@ -392,7 +420,17 @@ impl Connection {
         if write && !writable {
             return Err(FabricError::AccessDenied);
         }
-        let (base, mapped_writable) = self.map(at.key.region)?;
+        let granted_region = e.region_access.load(Ordering::Relaxed) >> 8;
+        if granted_region != u64::from(at.key.region) {
+            return Err(FabricError::BadKey);
+        }
+        let (base, mapped_writable, size) = self.map(at.key.region)?;
+        if start
+            .checked_add(granted)
+            .is_none_or(|end| end > size as u64)
+        {
+            return Err(FabricError::OutOfBounds);
+        }
         if write && !mapped_writable {
             return Err(FabricError::AccessDenied);
         }
@@ -427,22 +465,43 @@ impl Connection {
         }
     }
 
-    /// valid
+    /// Whether the key has not been revoked: asked after a read through
+    /// [`Connection::mapped`].
     pub fn still_valid(&mut self, at: RemoteAddr) -> bool {
         // SAFETY: inside the table.
         self.entry(at.key.slot)
             .is_ok_and(|e| unsafe { &*e }.nonce.load(Ordering::Acquire) == at.key.nonce)
     }
-    /// mapped
+    /// Where granted memory is mapped in this process, for reading. `None`
+    /// where it must be fetched.
     pub fn mapped(&mut self, at: RemoteAddr, len: usize) -> Option<*const u8> {
-        if self.backend != Backend::Shm || self.options.emulation.is_some() {
+        if self.broken || self.backend != Backend::Shm || self.options.emulation.is_some() {
             return None;
         }
-        self.place(at, len, false).ok().map(|p| p.cast_const())
+        let place = self.place(at, len, false);
+        self.note(place).ok().map(<*mut u8>::cast_const)
     }
-    /// read
+
+    /// A link that broke stays broken: what came after would be out of step.
+    fn check_sound(&self) -> Result<(), FabricError> {
+        if self.broken {
+            return Err(FabricError::Broken {
+                peer: self.st.name.clone(),
+                why: "it failed before".into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads one-sided; `local` of the segments are offsets in `dst`.
+    ///
+    /// # Errors
+    /// `BadKey`, `OutOfBounds`, `AccessDenied`; a dead peer.
     pub fn read(&mut self, segs: &[Segment], dst: &mut [u8]) -> Result<(), FabricError> {
-        let r = self.read_inner(segs, dst);
+        let r = self
+            .check_sound()
+            .and_then(|()| check_segments(segs, dst.len()))
+            .and_then(|()| self.read_inner(segs, dst));
         if let Some(e) = &self.options.emulation {
             e.delay(Instant::now(), segs.iter().map(|s| s.len as usize).sum());
         }
@@ -453,7 +512,7 @@ impl Connection {
             for s in segs {
                 let p = self.place(s.remote, s.len as usize, false)?;
                 let to = &mut dst[s.local as usize..(s.local + s.len) as usize];
-                // SAFETY: inside the mapping.
+                // SAFETY: `place` checked that the range lies inside the mapping.
                 unsafe { std::ptr::copy_nonoverlapping(p, to.as_mut_ptr(), to.len()) };
                 if !self.still_valid(s.remote) {
                     return Err(FabricError::BadKey);
@@ -478,9 +537,15 @@ impl Connection {
         }
         Ok(())
     }
-    /// write
+    /// Writes one-sided; `local` of the segments are offsets in `src`.
+    ///
+    /// # Errors
+    /// As for [`Connection::read`].
     pub fn write(&mut self, segs: &[Segment], src: &[u8]) -> Result<(), FabricError> {
-        let r = self.write_inner(segs, src);
+        let r = self
+            .check_sound()
+            .and_then(|()| check_segments(segs, src.len()))
+            .and_then(|()| self.write_inner(segs, src));
         if let Some(e) = &self.options.emulation {
             e.delay(Instant::now(), segs.iter().map(|s| s.len as usize).sum());
         }
@@ -491,7 +556,7 @@ impl Connection {
             for s in segs {
                 let p = self.place(s.remote, s.len as usize, true)?;
                 let from = &src[s.local as usize..(s.local + s.len) as usize];
-                // SAFETY: inside the mapping.
+                // SAFETY: `place` checked that the range lies inside the mapping.
                 unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), p, from.len()) };
                 if !self.still_valid(s.remote) {
                     return Err(FabricError::BadKey);
@@ -521,6 +586,18 @@ fn pack(s: &Segment) -> [u8; SEG] {
     b[24..].copy_from_slice(&s.len.to_le_bytes());
     b
 }
+/// Segments must lie inside the local buffer.
+fn check_segments(segments: &[Segment], len: usize) -> Result<(), FabricError> {
+    let inside = |s: &Segment| s.local as usize + s.len as usize <= len;
+    if segments.iter().all(inside) {
+        Ok(())
+    } else {
+        Err(FabricError::Invalid(
+            "a segment leaves its local buffer".into(),
+        ))
+    }
+}
+
 fn status(s: u8) -> Result<(), FabricError> {
     match s {
         0 => Ok(()),
@@ -534,12 +611,12 @@ struct PeerInner {
     credential: Credential,
     options: Options,
     idle: Mutex<Vec<Connection>>,
-    maps: Maps,
+    maps: PerStart,
 }
-/// a pool
+/// A pool of connections to one component.
 #[derive(Clone)]
 pub struct Peer(Arc<PeerInner>);
-/// taken from the pool
+/// A connection taken from the pool; a sound one goes back.
 pub struct PeerGuard<'a> {
     peer: &'a PeerInner,
     c: Option<Connection>,
@@ -547,13 +624,14 @@ pub struct PeerGuard<'a> {
 impl Drop for PeerGuard<'_> {
     fn drop(&mut self) {
         if let Some(c) = self.c.take()
-            && !c.broken {
-                self.peer
-                    .idle
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(c);
-            }
+            && !c.broken
+        {
+            self.peer
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(c);
+        }
     }
 }
 impl std::ops::Deref for PeerGuard<'_> {
@@ -568,17 +646,20 @@ impl std::ops::DerefMut for PeerGuard<'_> {
     }
 }
 impl Peer {
-    /// new
+    /// Without connections yet.
     pub fn new(addrs: Vec<String>, credential: Credential, options: Options) -> Peer {
         Peer(Arc::new(PeerInner {
             addrs: Mutex::new(addrs),
             credential,
             options,
             idle: Mutex::default(),
-            maps: Maps::default(),
+            maps: PerStart::default(),
         }))
     }
-    /// get
+    /// An idle connection, or a new one.
+    ///
+    /// # Errors
+    /// As for [`Connection::open`].
     pub fn get(&self) -> Result<PeerGuard<'_>, FabricError> {
         let idle = self
             .0
@@ -595,7 +676,7 @@ impl Peer {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone();
-                Connection::open_with(&a, &self.0.credential, &self.0.options, self.0.maps.clone())?
+                Connection::open_with(&a, &self.0.credential, &self.0.options, &self.0.maps)?
             }
         };
         Ok(PeerGuard {
@@ -603,11 +684,14 @@ impl Peer {
             c: Some(c),
         })
     }
-    /// ask
+    /// A call with typed messages.
+    ///
+    /// # Errors
+    /// As for a call; a reply that does not decode.
     pub fn ask<Q: Serialize, R: DeserializeOwned>(&self, q: &Q) -> Result<R, FabricError> {
         self.get()?.ask(q)
     }
-    /// set
+    /// Where the component listens now.
     pub fn set_addrs(&self, addrs: Vec<String>) {
         *self.0.addrs.lock().unwrap_or_else(PoisonError::into_inner) = addrs;
     }

@@ -11,32 +11,33 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(5);
-/// answers
+/// What answers a component's peers.
 pub trait Service: Send + Sync + 'static {
-    /// a request
+    /// A request came, on its connection's thread. Answer at once, or keep
+    /// `reply` for another thread.
     fn call(&self, peer: Identity, request: &[u8], reply: Responder);
-    /// connected
+    /// A connection of `peer` was accepted.
     fn connected(&self, peer: Identity) {
         let _ = peer;
     }
-    /// gone
+    /// The last connection of `peer` closed.
     fn gone(&self, peer: Identity) {
         let _ = peer;
     }
 }
-/// answer once
+/// Carries the answer to one request. Dropped without one, the asker is told.
 pub struct Responder {
     to: Arc<Mutex<Stream>>,
     id: u64,
     done: bool,
 }
 impl Responder {
-    /// send
+    /// Answers with bytes.
     pub fn send(mut self, bytes: &[u8]) {
         self.done = true;
         self.put(0, bytes);
     }
-    /// answer
+    /// Answers with a message.
     pub fn answer<R: Serialize>(self, r: &R) {
         self.send(&wire::encode(r));
     }
@@ -59,6 +60,9 @@ impl Drop for Responder {
     }
 }
 struct Shared {
+    /// Drawn anew at every start.
+    start: u64,
+    connections: std::sync::atomic::AtomicUsize,
     key: ClusterKey,
     identity: RwLock<Identity>,
     memory: Memory,
@@ -68,12 +72,35 @@ enum Listener {
     Unix(OwnedFd, String),
     Tcp(OwnedFd, String),
 }
-/// see module
+/// A component's listening end, with its registered memory.
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
     listeners: Arc<Vec<Listener>>,
 }
+/// Removes a socket that nobody listens on any more, and nothing else.
+fn remove_stale(path: &str) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused);
+    if is_socket && refused {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Takes a connection off the count when it ends, however it ends.
+struct Counted<'a>(&'a std::sync::atomic::AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+/// Most connections at once: each has a thread.
+const MOST_CONNECTIONS: usize = 4096;
+
 fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
     FabricError::Local {
         what: what.into(),
@@ -81,7 +108,10 @@ fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
     }
 }
 impl Server {
-    /// bind
+    /// Listens on `shm:PATH` and `tcp:HOST:PORT` addresses.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on.
     pub fn bind(
         listen: &[String],
         identity: Identity,
@@ -90,9 +120,7 @@ impl Server {
         let mut l = Vec::new();
         for a in listen {
             if let Some(path) = a.strip_prefix("shm:") {
-                if std::os::unix::net::UnixStream::connect(path).is_err() {
-                    let _ = std::fs::remove_file(path);
-                }
+                remove_stale(path);
                 let u = std::os::unix::net::UnixListener::bind(path).map_err(|e| local(a, e))?;
                 l.push(Listener::Unix(u.into(), a.clone()));
             } else if let Some(hp) = a.strip_prefix("tcp:") {
@@ -107,6 +135,8 @@ impl Server {
         }
         Ok(Server {
             shared: Arc::new(Shared {
+                start: u64::from_le_bytes(random()?),
+                connections: std::sync::atomic::AtomicUsize::new(0),
                 key,
                 identity: RwLock::new(identity),
                 memory: Memory::new()?,
@@ -115,7 +145,7 @@ impl Server {
             listeners: Arc::new(l),
         })
     }
-    /// addrs
+    /// Where it listens, with the ports that were chosen.
     pub fn addrs(&self) -> Vec<String> {
         self.listeners
             .iter()
@@ -124,11 +154,11 @@ impl Server {
             })
             .collect()
     }
-    /// memory
+    /// Its registered memory.
     pub fn memory(&self) -> Memory {
         self.shared.memory.clone()
     }
-    /// identity
+    /// Who we are, once we are registered.
     pub fn set_identity(&self, i: Identity) {
         *self
             .shared
@@ -136,7 +166,10 @@ impl Server {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = i;
     }
-    /// serve
+    /// Starts answering; returns at once.
+    ///
+    /// # Errors
+    /// No thread could be started.
     pub fn serve(&self, service: Arc<dyn Service>) -> Result<(), FabricError> {
         for n in 0..self.listeners.len() {
             let (me, service) = (self.clone(), service.clone());
@@ -171,7 +204,7 @@ impl Server {
         }
         Ok(())
     }
-    /// shutdown
+    /// Takes the socket files away.
     pub fn shutdown(&self) {
         for l in self.listeners.iter() {
             if let Listener::Unix(_, a) = l {
@@ -186,6 +219,14 @@ fn serve(
     shared: &Shared,
     service: &Arc<dyn Service>,
 ) -> Result<(), FabricError> {
+    let before = shared
+        .connections
+        .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    let _counted = Counted(&shared.connections);
+    if before >= MOST_CONNECTIONS {
+        tracing::warn!("{before} connections are open: another one is refused");
+        return Ok(());
+    }
     let dup = s.try_clone().map_err(|e| local("dup", e))?;
     let mut st = Stream::new(s, "client".into());
     let dl = Some(std::time::Instant::now() + LIMIT);
@@ -235,7 +276,7 @@ fn serve(
         .read()
         .unwrap_or_else(PoisonError::into_inner);
     let proof = mac(&secret.0, &[b"server", &nonce, &mine]);
-    let body = wire::encode(&(me, proof));
+    let body = wire::encode(&(me, proof, shared.start));
     st.send(
         &[&frame::head(frame::REPLY, 0, body.len(), 0), &body],
         LIMIT,
@@ -336,10 +377,7 @@ fn pump(
                 for (at, len) in segs {
                     match mem.resolve(who, at, len, false) {
                         Ok((r, off)) => {
-                            // SAFETY: resolved inside the mapping.
-                            data.extend_from_slice(unsafe {
-                                std::slice::from_raw_parts(r.ptr(off), len as usize)
-                            });
+                            r.load(off, len as usize, &mut data);
                         }
                         Err(e) => {
                             bad = code(&e);
@@ -362,31 +400,26 @@ fn pump(
                         why: "write".into(),
                     });
                 };
+                let mut targets = Vec::with_capacity(n);
                 let mut bad = 0;
                 for (at, len) in body[4..4 + n * SEG].chunks_exact(SEG).map(seg) {
-                    if (len as usize) > data.len() {
+                    let Some((part, rest)) = data.split_at_checked(len as usize) else {
                         return Err(FabricError::Protocol {
                             peer: st.name.clone(),
-                            why: "write too short".into(),
+                            why: "a write is shorter than its segments".into(),
                         });
-                    }
+                    };
+                    data = rest;
                     match mem.resolve(who, at, len, true) {
-                        Ok((r, off)) => {
-                            // SAFETY: resolved inside the mapping.
-                            unsafe {
-                                std::ptr::copy_nonoverlapping(
-                                    data.as_ptr(),
-                                    r.ptr(off),
-                                    len as usize,
-                                );
-                            };
-                        }
-                        Err(e) => {
-                            bad = code(&e);
-                            break;
-                        }
+                        Ok((region, offset)) => targets.push((region, offset, part)),
+                        Err(e) => bad = code(&e),
                     }
-                    data = &data[len as usize..];
+                }
+                // All or nothing, as far as the checks go.
+                if bad == 0 {
+                    targets
+                        .iter()
+                        .for_each(|(region, at, part)| region.store(*at, part));
                 }
                 reply(frame::WROTE, bad, &[])?;
             }

@@ -1,6 +1,8 @@
 //! A few instructions run as a program: its system calls, absent pages and
 //! faults must reach the hook, and everything it owns must come back unharmed.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
 use host::signal::{SigInfo, SigSet, UContext, reg};
 use host::trap::{self, Next};
 use host::uffd::{Features, Uffd};

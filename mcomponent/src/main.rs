@@ -37,7 +37,7 @@ fn run(cli: &Cli) -> Result<()> {
     let network = Arc::new(Network::new(&cli.name, server.addrs()));
     let ledger = Arc::new(Ledger::new(cli.memory));
     let others: Arc<dyn Others> = network.clone();
-    let files = Arc::new(Files::new(server.memory(), ledger.clone(), others.clone()));
+    let files = Files::new(server.memory(), ledger.clone(), others.clone());
     let spaces = Spaces::new(server.memory(), ledger.clone(), others, files.clone());
     let component = Arc::new(Component::new(spaces, files.clone(), ledger));
     server.serve(component.clone())?;

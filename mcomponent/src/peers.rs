@@ -84,15 +84,14 @@ impl Network {
     fn peer(&self, node: NodeId, addrs: &[String]) -> Result<Peer, Errno> {
         let member = self.member.get().ok_or(Errno::EIO)?;
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, peer)) = peers.get(&node) {
-            if known == addrs || addrs.is_empty() {
-                return Ok(peer.clone());
-            }
+        let found = peers.get(&node);
+        if let Some((_, peer)) = found.filter(|(known, _)| known == addrs || addrs.is_empty()) {
+            return Ok(peer.clone());
         }
         if addrs.is_empty() {
             return Err(Errno::EIO);
         }
-        let peer = Peer::new(addrs.to_vec(), member.credential(), Options::default());
+        let peer = Peer::new(addrs.to_vec(), member.credential(), options());
         peers.insert(node, (addrs.to_vec(), peer.clone()));
         Ok(peer)
     }
@@ -107,6 +106,16 @@ impl Network {
                 .ok_or(Errno::EIO),
             _ => Err(Errno::EIO),
         }
+    }
+}
+
+/// Clients wait for 5 s: what others don't answer sooner is an error.
+fn options() -> Options {
+    let (connect_timeout, call_timeout) = (Duration::from_secs(1), Duration::from_secs(4));
+    Options {
+        connect_timeout,
+        call_timeout,
+        ..Options::default()
     }
 }
 

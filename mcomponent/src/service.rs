@@ -70,7 +70,7 @@ impl Component {
                 if process().is_ok_and(|own| own != which) {
                     return Err(Errno::EPERM);
                 }
-                self.spaces.end(which);
+                self.end(which);
                 Ok(MemReply::Done)
             }
             MemRequest::Space(ops) => self.spaces.change(process()?, &ops).map(MemReply::Space),
@@ -118,10 +118,16 @@ impl Component {
                 Ok(MemReply::FileLease(lease))
             }
             MemRequest::FileDirty { file, pages } => {
-                files.dirty(&file, &pages).map(|()| MemReply::Done)
+                files.dirty(&file, &pages, peer).map(|()| MemReply::Done)
             }
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// Frees everything that a process has here.
+    fn end(&self, process: ProcessId) {
+        self.spaces.end(process);
+        self.files.forget(Identity::Process(process));
     }
 
     /// Counters since the start.
@@ -169,7 +175,7 @@ impl Component {
         let Some(known) = known() else { return };
         for process in long.into_iter().filter(|p| !known.contains(p)) {
             tracing::info!("{process} is gone: its address space is ended");
-            self.spaces.end(process);
+            self.end(process);
             self.silent
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

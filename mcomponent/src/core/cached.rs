@@ -30,7 +30,11 @@ struct Version {
 
 impl From<&Attr> for Version {
     fn from(attr: &Attr) -> Version {
-        Version { size: attr.size, mtime: attr.mtime, ctime: attr.ctime }
+        Version {
+            size: attr.size,
+            mtime: attr.mtime,
+            ctime: attr.ctime,
+        }
     }
 }
 
@@ -224,16 +228,27 @@ impl Cached {
         let ticket = self.tickets;
         let start = index * EXTENT_SIZE;
         let charge = charge_of(index, self.size);
-        let extent = Extent { filling: Some(ticket), used: clock, charged: charge };
+        let extent = Extent {
+            filling: Some(ticket),
+            used: clock,
+            charged: charge,
+        };
         self.extents.insert(index, extent);
         let len = self.stored.saturating_sub(start).min(EXTENT_SIZE);
-        Fill { ticket, start, len, charge }
+        Fill {
+            ticket,
+            start,
+            len,
+            charge,
+        }
     }
 
     /// The fill is over. Whether its bytes count: if not, the extent is gone,
     /// its frames must be zeroed and its charge given back.
     pub fn end_fill(&mut self, index: u64, ticket: u64, brought: bool) -> bool {
-        let Some(extent) = self.extents.get_mut(&index) else { return false };
+        let Some(extent) = self.extents.get_mut(&index) else {
+            return false;
+        };
         if brought && extent.filling == Some(ticket) {
             extent.filling = None;
             return true;
@@ -245,8 +260,11 @@ impl Cached {
     /// Whether all of `[at, end)` is here.
     #[must_use]
     pub fn has_all(&self, at: u64, end: u64) -> bool {
-        extents_of(at, end)
-            .all(|n| self.extents.get(&n).is_some_and(|extent| extent.filling.is_none()))
+        extents_of(at, end).all(|n| {
+            self.extents
+                .get(&n)
+                .is_some_and(|extent| extent.filling.is_none())
+        })
     }
 
     /// Bytes of capacity that writing `[at, end)` takes, beyond what its
@@ -293,10 +311,14 @@ impl Cached {
         let pages = pages.start..pages.end.min(self.size.div_ceil(PAGE_SIZE));
         let mut all = true;
         for n in extents_of(pages.start * PAGE_SIZE, pages.end * PAGE_SIZE) {
-            let ready = self.extents.get(&n).is_some_and(|extent| extent.filling.is_none());
+            let ready = self
+                .extents
+                .get(&n)
+                .is_some_and(|extent| extent.filling.is_none());
             if ready && ours(n) {
                 let (first, last) = (n * PAGES, (n + 1) * PAGES);
-                self.dirty.extend(pages.start.max(first)..pages.end.min(last));
+                self.dirty
+                    .extend(pages.start.max(first)..pages.end.min(last));
                 self.mtime = now;
             } else {
                 all = false;
@@ -340,7 +362,9 @@ impl Cached {
     /// The run could not be written. It is tried again unless that is `vain`;
     /// the error is told once either way.
     pub fn handle_refused(&mut self, errno: Errno, vain: bool) {
-        let Some(run) = self.writing.take() else { return };
+        let Some(run) = self.writing.take() else {
+            return;
+        };
         self.error = Some(errno);
         if vain {
             self.stale = true;
@@ -379,19 +403,35 @@ impl Cached {
             return 0..0;
         }
         let sequential = index.checked_sub(1) == before && index > 0;
-        self.depth = if sequential { (self.depth * 2).clamp(1, MOST_AHEAD) } else { 0 };
+        self.depth = if sequential {
+            (self.depth * 2).clamp(1, MOST_AHEAD)
+        } else {
+            0
+        };
         index + 1..(index + 1 + self.depth).min(self.stored.div_ceil(EXTENT_SIZE))
     }
 
     /// Extents that can be dropped: when they were used last, and their index.
     pub fn clean(&self) -> impl Iterator<Item = (u64, u64)> {
-        let ready = self.extents.iter().filter(|(_, extent)| extent.filling.is_none());
-        ready.filter(|(index, _)| self.is_clean(**index)).map(|(n, extent)| (extent.used, *n))
+        let ready = self
+            .extents
+            .iter()
+            .filter(|(_, extent)| extent.filling.is_none());
+        ready
+            .filter(|(index, _)| self.is_clean(**index))
+            .map(|(n, extent)| (extent.used, *n))
     }
 
     fn is_clean(&self, index: u64) -> bool {
-        let writing = self.writing.is_some_and(|run| run.start / EXTENT_SIZE == index);
-        !writing && self.dirty.range(index * PAGES..(index + 1) * PAGES).next().is_none()
+        let writing = self
+            .writing
+            .is_some_and(|run| run.start / EXTENT_SIZE == index);
+        !writing
+            && self
+                .dirty
+                .range(index * PAGES..(index + 1) * PAGES)
+                .next()
+                .is_none()
     }
 
     /// Drops extent `index` if it is clean: its frames must be zeroed. Gives
@@ -413,13 +453,19 @@ impl Cached {
 
 /// The extents that `[at, end)` touches.
 fn extents_of(at: u64, end: u64) -> Range<u64> {
-    if at >= end { 0..0 } else { at / EXTENT_SIZE..end.div_ceil(EXTENT_SIZE) }
+    if at >= end {
+        0..0
+    } else {
+        at / EXTENT_SIZE..end.div_ceil(EXTENT_SIZE)
+    }
 }
 
 /// Bytes that extent `index` of a file of `size` bytes takes: whole pages, one
 /// at least.
 fn charge_of(index: u64, size: u64) -> u64 {
-    let inside = size.saturating_sub(index * EXTENT_SIZE).clamp(1, EXTENT_SIZE);
+    let inside = size
+        .saturating_sub(index * EXTENT_SIZE)
+        .clamp(1, EXTENT_SIZE);
     inside.div_ceil(PAGE_SIZE) * PAGE_SIZE
 }
 

@@ -74,7 +74,10 @@ fn clear(bytes: &mut Bytes, range: Range<u64>) {
 
 impl World {
     fn attr(&self) -> Attr {
-        let time = Timespec { sec: self.clock, nsec: 0 };
+        let time = Timespec {
+            sec: self.clock,
+            nsec: 0,
+        };
         Attr {
             id: FileId { dev: 1, ino: 1 },
             mode: 0,
@@ -117,7 +120,9 @@ impl World {
     }
 
     fn end_fill(&mut self, cached: &mut Cached, well: bool) {
-        let Some((n, fill, bytes)) = self.filling.take() else { return };
+        let Some((n, fill, bytes)) = self.filling.take() else {
+            return;
+        };
         self.frames.extend(bytes);
         if !cached.end_fill(n, fill.ticket, well) {
             clear(&mut self.frames, n * E..(n + 1) * E);
@@ -126,7 +131,9 @@ impl World {
     }
 
     fn end_flush(&mut self, cached: &mut Cached, how: u8) {
-        let Some((run, bytes)) = self.running.take() else { return };
+        let Some((run, bytes)) = self.running.take() else {
+            return;
+        };
         if how == 0 {
             self.clock += 1;
             clear(&mut self.stored, run.start..run.start + run.len);
@@ -179,7 +186,11 @@ impl World {
             }
             Op::Evict(n) => {
                 if let Some(charge) = cached.evict(n) {
-                    self.drop_frames(&Dropped { extents: vec![n], charge, tail: None });
+                    self.drop_frames(&Dropped {
+                        extents: vec![n],
+                        charge,
+                        tail: None,
+                    });
                 }
             }
             Op::Outside(at) => {
@@ -245,7 +256,10 @@ proptest! {
 
 #[test]
 fn reading_in_sequence_goes_ever_further_ahead() {
-    let mut world = World { stored_size: 20 * E, ..World::default() };
+    let mut world = World {
+        stored_size: 20 * E,
+        ..World::default()
+    };
     let mut cached = Cached::new(&world.attr());
     let asked: Vec<Range<u64>> = (0..6).map(|n| cached.poll_ahead(n)).collect();
     assert_eq!(asked, [1..1, 2..3, 3..5, 4..8, 5..9, 6..10]);
@@ -266,7 +280,10 @@ fn an_error_is_told_once_and_the_data_kept() {
     assert_eq!(cached.poll_write(1 << 20), Some(Run { start: 0, len: 10 }));
     assert_eq!(cached.evict(0), None, "not while it is written");
     cached.handle_refused(Errno::EIO, false);
-    assert_eq!((cached.take_error(), cached.take_error()), (Some(Errno::EIO), None));
+    assert_eq!(
+        (cached.take_error(), cached.take_error()),
+        (Some(Errno::EIO), None)
+    );
     assert_eq!(cached.evict(0), None, "not while it is dirty");
     assert!(cached.poll_write(1 << 20).is_some());
     cached.handle_refused(Errno::ESTALE, true);
@@ -276,15 +293,27 @@ fn an_error_is_told_once_and_the_data_kept() {
 
 #[test]
 fn one_sided_writes_count_only_under_a_lease_and_inside_the_file() {
-    let world = World { stored_size: 3 * PAGE_SIZE + 1, ..World::default() };
+    let world = World {
+        stored_size: 3 * PAGE_SIZE + 1,
+        ..World::default()
+    };
     let mut cached = Cached::new(&world.attr());
     let now = Timespec::default();
     assert!(!cached.handle_dirty(0..2, now, |_| true), "it is not here");
     let fill = cached.begin_fill(0, 0);
-    assert!(!cached.handle_dirty(0..2, now, |_| true), "it is on its way");
+    assert!(
+        !cached.handle_dirty(0..2, now, |_| true),
+        "it is on its way"
+    );
     assert!(cached.end_fill(0, fill.ticket, true));
     assert!(!cached.handle_dirty(0..2, now, |_| false), "no lease");
     assert!(!cached.is_dirty());
     assert!(cached.handle_dirty(0..u64::MAX / PAGE_SIZE, now, |_| true));
-    assert_eq!(cached.poll_write(1 << 30), Some(Run { start: 0, len: 3 * PAGE_SIZE + 1 }));
+    assert_eq!(
+        cached.poll_write(1 << 30),
+        Some(Run {
+            start: 0,
+            len: 3 * PAGE_SIZE + 1
+        })
+    );
 }

@@ -1,174 +1,116 @@
 //! From storage to the cache.
 
-use super::state::{Fill, State};
-use super::{Files, PATIENCE, lock};
-use crate::files::state::File;
+use super::{File, Files, PATIENCE, State, lock};
+use crate::core::cached::{Fill, Presence};
 use fabric::Region;
 use proto::Errno;
-use proto::addr::{EXTENT_SIZE, PAGE_SIZE, VREGION_SIZE};
-use proto::mem::FileRef;
-use proto::store::{Attr, StoreReply, StoreRequest};
+use proto::addr::VREGION_SIZE;
+use proto::store::{FileHandle, StoreReply, StoreRequest};
 use proto::wire::MAX_BULK;
-use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
 impl Files {
-    pub(super) fn ask_attr(&self, file: &FileRef) -> Result<Attr, Errno> {
-        let request = StoreRequest::Stat {
-            handle: file.handle.clone(),
-        };
-        match self.others.storage(file.storage, &request)? {
-            StoreReply::Attr(attr) => Ok(attr),
-            _ => Err(Errno::EPROTO),
-        }
-    }
-
     /// The file's state once extent `index` is there; filled by this thread, or
     /// by another that is waited for.
     pub(super) fn filled<'f>(
         &self,
         file: &'f File,
         index: u64,
-        how: Fill,
     ) -> Result<MutexGuard<'f, State>, Errno> {
         let begun = Instant::now();
         let clock = self.counters.clock.fetch_add(1, Ordering::Relaxed);
         let mut state = lock(&file.state);
         loop {
-            match state.extents.get(&index).map(|e| e.ready) {
-                Some(true) => {
-                    state.touch(index, clock);
-                    return Ok(state);
-                }
-                Some(false) => {
-                    let left = PATIENCE.saturating_sub(begun.elapsed());
-                    if left.is_zero() {
-                        return Err(Errno::EIO);
-                    }
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            match state.cached.look(index, clock) {
+                Presence::Ready => return Ok(state),
+                _ if left.is_zero() => return Err(Errno::EIO),
+                Presence::Filling => {
                     let waited = file.changed.wait_timeout(state, left);
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
-                None => {
+                Presence::Absent => {
                     drop(state);
-                    self.fill(file, index, how, clock)?;
+                    self.fill(file, index)?;
                     state = lock(&file.state);
                 }
             }
         }
     }
 
-    /// Fills an extent that nobody has; no error if another thread was first.
-    fn fill(&self, file: &File, index: u64, how: Fill, clock: u64) -> Result<(), Errno> {
-        let start = index * EXTENT_SIZE;
+    /// Fills an extent if nobody has; whether that was to be done. No error if
+    /// the file changed meanwhile.
+    pub(super) fn fill(&self, file: &File, index: u64) -> Result<bool, Errno> {
+        let clock = self.counters.clock.load(Ordering::Relaxed);
         let mut state = lock(&file.state);
-        if state.extents.contains_key(&index) {
-            return Ok(());
+        if state.cached.look(index, clock) != Presence::Absent {
+            return Ok(false);
         }
-        let inside = state
-            .size
-            .max(start + 1)
-            .saturating_sub(start)
-            .min(EXTENT_SIZE);
-        let bytes = match how {
-            Fill::Whole => inside.div_ceil(PAGE_SIZE) * PAGE_SIZE,
-            Fill::Nothing => EXTENT_SIZE,
-        };
-        let region = state.region(&self.memory, index)?;
-        // Marked first: making room may look at this very file.
-        state.begin(index, bytes, clock);
-        let stored = state.stored.saturating_sub(start).min(EXTENT_SIZE);
+        let region = self.region(&mut state, index)?;
         let handle = state.handle.clone();
+        let fill = state.cached.begin_fill(index, clock);
         drop(state);
-        let result = self.room(bytes).and_then(|()| match how {
-            Fill::Nothing => Ok(()),
-            Fill::Whole => self
-                .bring(file, &region, handle, start, stored)
-                .inspect_err(|_| {
-                    self.release(bytes);
-                }),
-        });
+        let room = if self.take(fill.charge) {
+            Ok(())
+        } else {
+            self.take_or_evict(fill.charge)
+        };
+        let brought = room.and_then(|()| self.bring(file, &region, &handle, fill));
         let mut state = lock(&file.state);
-        match (&result, state.extents.get_mut(&index)) {
-            (Ok(()), Some(extent)) => extent.ready = true,
-            _ => {
-                state.extents.remove(&index);
+        if !state.cached.end_fill(index, fill.ticket, brought.is_ok()) {
+            let State {
+                cached, windows, ..
+            } = &mut *state;
+            windows.drop_extent(index, cached);
+            if room.is_ok() {
+                self.give(fill.charge);
             }
         }
         drop(state);
         file.changed.notify_all();
-        result
-    }
-
-    /// Takes room for an extent, from other files' if need be.
-    fn room(&self, bytes: u64) -> Result<(), Errno> {
-        let got = self.ledger.take(bytes)
-            || (crate::spaces::Reclaim::reclaim(self, bytes) > 0 && self.ledger.take(bytes));
-        if !got {
-            tracing::warn!("no room to cache a file: give this component more --memory");
-            return Err(Errno::ENOMEM);
-        }
-        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+        brought.map(|()| true)
     }
 
     fn bring(
         &self,
         file: &File,
         region: &Region,
-        handle: proto::store::FileHandle,
-        start: u64,
-        stored: u64,
+        handle: &FileHandle,
+        fill: Fill,
     ) -> Result<(), Errno> {
+        let start = fill.start % VREGION_SIZE;
+        if fill.len > 0 {
+            region.populate(start..start + fill.len).map_err(|e| {
+                tracing::error!("{} cannot be cached: {e}", file.name());
+                Errno::ENOMEM
+            })?;
+        }
         let mut done = 0;
-        while done < stored {
-            let len = (stored - done).min(MAX_BULK as u64) as u32;
-            let handle = handle.clone();
+        while done < fill.len {
+            let len = (fill.len - done).min(MAX_BULK as u64) as u32;
+            let offset = fill.start + done;
             let request = StoreRequest::Read {
-                handle,
-                offset: start + done,
+                handle: handle.clone(),
+                offset,
                 len,
             };
-            let StoreReply::Data(data) = self.others.storage(file.of.storage, &request)? else {
+            let StoreReply::Data(data) = self.others.storage(file.storage, &request)? else {
                 return Err(Errno::EPROTO);
             };
-            if data.is_empty() {
-                break; // Shorter than it was: the rest is zeros.
-            }
             if data.len() > len as usize {
                 return Err(Errno::EPROTO);
             }
-            let at = (start + done) % VREGION_SIZE;
-            region.write(at, &data).map_err(|_| Errno::EIO)?;
+            if data.is_empty() {
+                return Ok(()); // Shorter than it was: the rest is zeros.
+            }
+            region.write(start + done, &data).map_err(|_| Errno::EIO)?;
             self.counters
                 .read
                 .fetch_add(data.len() as u64, Ordering::Relaxed);
             done += data.len() as u64;
         }
         Ok(())
-    }
-
-    /// Fills extents that a sequential reader will want, on a thread of its own
-    /// so that the reader need not wait.
-    pub(super) fn fill_ahead(self: &Arc<Self>, file: &Arc<File>, ahead: Range<u64>) {
-        let (files, file) = (self.clone(), file.clone());
-        let spawned = std::thread::Builder::new()
-            .name("ahead".into())
-            .spawn(move || {
-                for index in ahead {
-                    let clock = files.counters.clock.load(Ordering::Relaxed);
-                    if lock(&file.state).extents.contains_key(&index) {
-                        continue;
-                    }
-                    match files.fill(&file, index, Fill::Whole, clock) {
-                        Ok(()) => files.counters.ahead.fetch_add(1, Ordering::Relaxed),
-                        Err(_) => break, // Whoever needs it will be told.
-                    };
-                }
-            });
-        if let Err(e) = spawned {
-            tracing::debug!("no thread to read ahead: {e}");
-        }
     }
 }

@@ -361,10 +361,12 @@ impl ExCache {
             }
             if let Ok(mut ways) = self.sets[set].ways.try_lock() {
                 for _ in 0..share {
-                    if victims.len() < most && !ways.mostly_busy()
-                        && let Some(victim) = ways.evict() {
-                            victims.push(Self::victim(set, victim));
-                        }
+                    if victims.len() < most
+                        && !ways.mostly_busy()
+                        && let Some(victim) = ways.evict()
+                    {
+                        victims.push(Self::victim(set, victim));
+                    }
                 }
             }
         }
@@ -372,9 +374,10 @@ impl ExCache {
 
     fn pick_one(&self, set: usize, ways: &mut set::Ways, victims: &mut Vec<Victim>) {
         if ways.is_full()
-            && let Some(victim) = ways.evict() {
-                victims.push(Self::victim(set, victim));
-            }
+            && let Some(victim) = ways.evict()
+        {
+            victims.push(Self::victim(set, victim));
+        }
     }
 
     fn victim(set: usize, (way, line, dirty): (usize, LineNo, bool)) -> Victim {
@@ -408,10 +411,12 @@ impl ExCache {
             let mut ways = self.lock(set);
             for way in 0..self.shape.ways as usize {
                 if let (line, State::Resident { dirty }) = (ways.line(way), ways.state(way))
-                    && from <= line && line < to {
-                        ways.set_state(way, State::Evicting);
-                        victims.push(Self::victim(set, (way, line, dirty)));
-                    }
+                    && from <= line
+                    && line < to
+                {
+                    ways.set_state(way, State::Evicting);
+                    victims.push(Self::victim(set, (way, line, dirty)));
+                }
             }
         }
     }

@@ -326,9 +326,10 @@ impl Memory {
         }
         let write = access == Access::Write;
         if let [piece] = me.pieces[..]
-            && let Some(valid) = self.fill_mapped(piece, !write, split, counters) {
-                return valid.then_some(write);
-            }
+            && let Some(valid) = self.fill_mapped(piece, !write, split, counters)
+        {
+            return valid.then_some(write);
+        }
         let fetched = self.gather(range, me)?;
         counters.fetched(fetched);
         let arrived = clock::now();

@@ -63,7 +63,6 @@ pub(crate) struct Memory {
     /// Threads that may touch program memory.
     threads: AtomicU32,
     prefetch: u32,
-    fd_floor: i32,
 }
 
 /// What one thread needs for its misses, made once.
@@ -85,7 +84,11 @@ impl Memory {
     ///
     /// # Errors
     /// A sentence for people: what this machine or the configuration lacks.
-    pub(crate) fn new(config: &CacheConfig, remote: Remote, fd_floor: i32) -> Result<Memory, String> {
+    pub(crate) fn new(
+        config: &CacheConfig,
+        remote: Remote,
+        fd_floor: i32,
+    ) -> Result<Memory, String> {
         let shape = Shape::new(config.size, config.line, config.ways).map_err(|e| e.to_string())?;
         let wanted = Features(Features::SIGBUS.0 | Features::WP.0);
         let uffd = Uffd::open(wanted)
@@ -101,7 +104,6 @@ impl Memory {
             remote,
             threads: AtomicU32::new(0),
             prefetch: config.prefetch,
-            fd_floor,
         })
     }
 
@@ -225,10 +227,11 @@ impl Memory {
         let mut kib = 0;
         for line in text.lines() {
             if let Some((start, _)) = line.split_once('-')
-                && let Ok(start) = u64::from_str_radix(start, 16) {
-                    ours = start < proto::addr::USER_MAX.0;
-                    continue;
-                }
+                && let Ok(start) = u64::from_str_radix(start, 16)
+            {
+                ours = start < proto::addr::USER_MAX.0;
+                continue;
+            }
             if let (true, Some(rest)) = (ours, line.strip_prefix("Rss:")) {
                 kib += rest
                     .trim()

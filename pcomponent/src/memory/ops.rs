@@ -60,11 +60,12 @@ impl Memory {
 
     fn flush_deferred(&self, deferred: &mut Deferred<'_>) {
         if let Some(last) = deferred.pop()
-            && let Err(e) = self.ask_home(deferred, last) {
-                fatal::end(&format!(
-                    "the memory component refused a change it had to take: {e}"
-                ));
-            }
+            && let Err(e) = self.ask_home(deferred, last)
+        {
+            fatal::end(&format!(
+                "the memory component refused a change it had to take: {e}"
+            ));
+        }
     }
 
     /// mmap(2).
@@ -211,12 +212,13 @@ impl Memory {
         me.victims.clear();
         for vma in space.overlapping(range) {
             if is_shared_file(vma)
-                && let Some(part) = vma.range.intersect(range) {
-                    let shift = self.cache.shape().line_shift;
-                    let to = crate::excache::LineNo(((part.end().0 - 1) >> shift) + 1);
-                    self.cache
-                        .take_range(self.line_of(part.start()), to, &mut me.victims);
-                }
+                && let Some(part) = vma.range.intersect(range)
+            {
+                let shift = self.cache.shape().line_shift;
+                let to = crate::excache::LineNo(((part.end().0 - 1) >> shift) + 1);
+                self.cache
+                    .take_range(self.line_of(part.start()), to, &mut me.victims);
+            }
         }
         me.victims.sort_unstable_by_key(|v| v.line);
         self.evict_victims(space, me, counters);
@@ -532,9 +534,10 @@ impl Memory {
             let mut files = Vec::new();
             for vma in space.overlapping(range).filter(|v| is_shared_file(v)) {
                 if let VmaBacking::File { file, .. } = &vma.backing
-                    && !files.contains(file) {
-                        files.push(file.clone());
-                    }
+                    && !files.contains(file)
+                {
+                    files.push(file.clone());
+                }
             }
             files
         };
@@ -548,9 +551,10 @@ impl Memory {
     pub(crate) fn flush_for_exit(&self, me: &mut Scratch, counters: &Counters) {
         let space = self.space_mut();
         if let Some(all) = UserRange::between(proto::addr::USER_MIN, proto::addr::USER_MAX)
-            && space.iter().any(is_shared_file) {
-                self.flush_shared(&space, all, me, counters);
-            }
+            && space.iter().any(is_shared_file)
+        {
+            self.flush_shared(&space, all, me, counters);
+        }
     }
 
     /// Ends the address space at home. From here on no thread of the program

@@ -145,9 +145,10 @@ impl PageTable {
     /// The page was never written and is gone again: it was fetched ahead.
     pub(super) fn untouch(&self, at: UserAddr) {
         if let Some(extent) = self.extent(at.extent())
-            && extent.pages[index(at)].fetch_and(!TOUCHED, Ordering::AcqRel) & TOUCHED != 0 {
-                self.footprint.fetch_sub(1, Ordering::Relaxed);
-            }
+            && extent.pages[index(at)].fetch_and(!TOUCHED, Ordering::AcqRel) & TOUCHED != 0
+        {
+            self.footprint.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Forgets the pages of `range`: they start anew.

@@ -146,20 +146,14 @@ impl Remote {
         }
     }
 
-    /// Changes the address space at home.
-    ///
-    /// # Errors
-    /// What the memory component answered.
-    pub(crate) fn space_op(&self, op: SpaceOp) -> Result<SpaceDone, Errno> {
-        let mut done = self.space_ops(vec![op])?;
-        done.pop().unwrap_or(Err(Errno::EPROTO))
-    }
-
-    /// Changes the address space at home, several changes in one message.
+    /// Changes the address space at home, all changes in one message.
     ///
     /// # Errors
     /// What the memory component answered to the whole.
-    pub(crate) fn space_ops(&self, ops: Vec<SpaceOp>) -> Result<Vec<Result<SpaceDone, Errno>>, Errno> {
+    pub(crate) fn space_ops(
+        &self,
+        ops: Vec<SpaceOp>,
+    ) -> Result<Vec<Result<SpaceDone, Errno>>, Errno> {
         match self.ask(&self.home, &MemRequest::Space(ops)) {
             MemReply::Space(done) => {
                 done.iter().flatten().for_each(|d| self.learn_placed(d));
@@ -230,9 +224,10 @@ impl Remote {
             .get(&key)
             .copied();
         if let Some(held) = held
-            && (held.lease.lease.writable || !writable) {
-                return Ok(held);
-            }
+            && (held.lease.lease.writable || !writable)
+        {
+            return Ok(held);
+        }
         let node = self.learn(&self.homes.home_of(file)?);
         let request = MemRequest::FileExtent {
             file: file.clone(),

@@ -69,7 +69,13 @@ impl Memory {
 
     /// Writes to the program before it runs, page by page: no trap can be taken
     /// yet, so each page is fetched first. Returns how many bytes were written.
-    pub(crate) fn poke(&self, at: UserAddr, src: &[u8], me: &mut Scratch, counters: &Counters) -> usize {
+    pub(crate) fn poke(
+        &self,
+        at: UserAddr,
+        src: &[u8],
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> usize {
         let mut done = 0;
         while done < clip(at, src.len()) {
             let to = UserAddr(at.0 + done as u64);

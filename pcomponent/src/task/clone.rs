@@ -128,8 +128,10 @@ pub(super) fn end_of_thread(process: &'static Process, task: Task) -> sys::Errno
     if process.discharge() {
         super::trap::end_process(process, process.status());
     }
-    while first {
-        std::thread::park();
+    if first {
+        loop {
+            std::thread::park();
+        }
     }
     sys::Errno(0)
 }

@@ -20,6 +20,10 @@ impl Starts<'_> {
         let mut arguments = self.listen("gmm");
         push(&mut arguments, "--state", state.display());
         push(&mut arguments, "--policy", plan.placement.name());
+        // Not whichever happens to register first.
+        if let Some(first) = plan.storage.first() {
+            push(&mut arguments, "--path", format_args!("/={}", first.name));
+        }
         if let Some(lease) = plan.lease_ms {
             push(&mut arguments, "--lease", lease);
         }
