@@ -166,10 +166,11 @@ impl Server {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = i;
     }
-    /// Starts answering; returns at once.
+    /// Starts answering; returns at once. The threads keep the service.
     ///
     /// # Errors
     /// No thread could be started.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn serve(&self, service: Arc<dyn Service>) -> Result<(), FabricError> {
         for n in 0..self.listeners.len() {
             let (me, service) = (self.clone(), service.clone());

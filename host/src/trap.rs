@@ -3,14 +3,14 @@
 //! A program's thread is a host thread that has *entered* the program
 //! ([`Block::enter`]). From then on each system call (SIGSYS, by syscall user
 //! dispatch), each absent or protected page (SIGBUS) and each signal lands in
-//! [`entry`], on the thread's own alternate stack with every asynchronous
+//! `entry`, on the thread's own alternate stack with every asynchronous
 //! signal blocked. It swaps the program's FS base for ours, so that Rust and
 //! libc have their thread-locals, lets system calls through (the dispatch
 //! selector), and calls the hook. It is entered from program code only, never
 //! from our own: the hook may lock and allocate. Two things arrive from our
 //! own code, both handled here without taking a lock: a fault in [`copy`]
 //! (answered by a short count), and a signal inside the window of
-//! [`interruptible`] (noted in the block, and the call returns `EINTR`).
+//! `interruptible` (noted in the block, and the call returns `EINTR`).
 //!
 //! GS points at the thread's [`Block`]; a program that moves it destroys
 //! itself and nobody else.
@@ -161,7 +161,7 @@ impl Block {
         self.owner.get()
     }
 
-    /// Signals that may interrupt [`interruptible`]: all but the program's mask.
+    /// Signals that may interrupt `interruptible`: all but the program's mask.
     pub fn set_window_mask(&self, mask: SigSet) {
         self.window_mask.set(mask.without(SYNCHRONOUS));
     }
@@ -442,7 +442,7 @@ fn die(signo: i32, info: &SigInfo, rip: u64) {
     let _ = signal::set_default(signo, false);
 }
 
-/// The signal that interrupted the last [`interruptible`] call of this thread.
+/// The signal that interrupted the last `interruptible` call of this thread.
 #[must_use]
 pub fn take_pending(block: &Block) -> Option<SigInfo> {
     (block.pending.replace(0) != 0).then(|| block.pending_info.get())

@@ -160,6 +160,7 @@ impl Spaces {
         };
         let committed = self.ledger.release(process, extents);
         self.drop_frames(&tenant, &committed);
+        drop(tenant);
         self.forget_if_idle(process);
     }
 

@@ -27,14 +27,7 @@ struct Component {
 }
 
 fn components(count: u64, extents: u64) -> Vec<Component> {
-    let worlds: Vec<Arc<World>> = (0..count)
-        .map(|me| {
-            Arc::new(World {
-                me,
-                ..World::default()
-            })
-        })
-        .collect();
+    let worlds: Vec<Arc<World>> = (0..count).map(World::at).collect();
     let make = |world: &Arc<World>| {
         let ledger = Arc::new(Ledger::new(extents * EXTENT_SIZE));
         let memory = fabric::Memory::new().unwrap();

@@ -13,7 +13,7 @@ use std::str::FromStr;
 /// memory and storage components that share nothing but a network.
 ///
 /// Begin with `testbed doctor`, which says what this host offers, and
-/// `testbed demo`. Then: testbed run --cache 64M -- PROGRAM [ARGS]
+/// `testbed demo`. Then: testbed run --cache 64M -- PROGRAM ARGS...
 #[derive(Parser, Debug)]
 #[command(version, about)]
 pub(crate) struct Cli {

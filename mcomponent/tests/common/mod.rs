@@ -15,7 +15,7 @@ use std::time::Duration;
 #[derive(Default)]
 struct Storage {
     /// Content and version by inode.
-    files: HashMap<u64, (Vec<u8>, i64)>,
+    files: HashMap<u64, Content>,
     refuse_writes: Option<Errno>,
     away: bool,
     delay: Duration,
@@ -57,6 +57,13 @@ pub(crate) fn info(id: u64) -> NodeInfo {
 }
 
 impl World {
+    /// As component `me` sees it.
+    pub(crate) fn at(me: u64) -> Arc<World> {
+        Arc::new(World {
+            me,
+            ..World::default()
+        })
+    }
     pub(crate) fn with_file(ino: u64, content: &[u8]) -> Arc<World> {
         let world = World::default();
         world.add(ino, content);
@@ -84,7 +91,17 @@ impl World {
     }
 }
 
-fn attr(ino: u64, (content, version): &(Vec<u8>, i64)) -> Attr {
+type Content = (Vec<u8>, i64);
+
+fn find<'a>(
+    files: &'a mut HashMap<u64, Content>,
+    handle: &FileHandle,
+) -> Result<(u64, &'a mut Content), Errno> {
+    let ino = u64::from(handle.0[0]);
+    Ok((ino, files.get_mut(&ino).ok_or(Errno::ESTALE)?))
+}
+
+fn attr(ino: u64, (content, version): &Content) -> Attr {
     let time = Timespec {
         sec: *version,
         nsec: 0,
@@ -149,13 +166,10 @@ impl Others for World {
             return Err(Errno::EIO);
         }
         let refused = storage.refuse_writes;
-        let mut find = |handle: &FileHandle| -> Result<(u64, &mut (Vec<u8>, i64)), Errno> {
-            let ino = u64::from(handle.0[0]);
-            Ok((ino, storage.files.get_mut(&ino).ok_or(Errno::ESTALE)?))
-        };
+        let files = &mut storage.files;
         Ok(match request {
             StoreRequest::Stat { handle } => {
-                let (ino, file) = find(handle)?;
+                let (ino, file) = find(files, handle)?;
                 StoreReply::Attr(attr(ino, file))
             }
             StoreRequest::Read {
@@ -164,7 +178,7 @@ impl Others for World {
                 len,
             } => {
                 self.reads.fetch_add(1, Ordering::SeqCst);
-                let (_, (content, _)) = find(handle)?;
+                let (_, (content, _)) = find(files, handle)?;
                 let from = content.len().min(*offset as usize);
                 let to = content.len().min(from + *len as usize);
                 StoreReply::Data(content[from..to].to_vec())
@@ -177,7 +191,7 @@ impl Others for World {
                 if let Some(errno) = refused {
                     return Err(errno);
                 }
-                let (ino, file) = find(handle)?;
+                let (ino, file) = find(files, handle)?;
                 let end = *offset as usize + data.len();
                 let len = file.0.len().max(end);
                 file.0.resize(len, 0);
@@ -186,7 +200,7 @@ impl Others for World {
                 StoreReply::Written(attr(ino, file))
             }
             StoreRequest::Truncate { handle, len } => {
-                let (_, file) = find(handle)?;
+                let (_, file) = find(files, handle)?;
                 file.0.resize(*len as usize, 0);
                 file.1 += 1;
                 StoreReply::Done

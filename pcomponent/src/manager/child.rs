@@ -109,6 +109,8 @@ fn execute(inherit: [OwnedFd; 3], stdio: [OwnedFd; 3]) -> Result<std::process::C
         .stdout(stdout)
         .stderr(stderr);
     command.env_clear();
+    // The host's libc would have the kernel look at its rseq area on every trap.
+    command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
     let manager = rustix::process::getpid();
     // Out of the way of the targets 3, 4, 5 before they are put there.
     let high: Vec<OwnedFd> = inherit
