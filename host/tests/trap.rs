@@ -95,10 +95,8 @@ fn enter(context: UContext) {
         unsafe { block.enter(&context) };
         assert_eq!(block.user_fs(), 0x1234_5678);
         // SAFETY: attached.
-        assert_eq!(
-            unsafe { trap::current_owner() },
-            std::ptr::from_ref(&owner).cast()
-        );
+        let current = unsafe { trap::current_owner() };
+        assert_eq!(current, std::ptr::from_ref(&owner).cast());
         trap::mark_attached(false);
     })
     .join()

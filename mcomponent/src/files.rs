@@ -5,7 +5,7 @@
 //! moves the bytes. An extent is *filling* while one thread brings it; others
 //! who want it wait. A file is *busy* while one thread writes it back or cuts
 //! it; others who want that wait. Neither holds the file's lock while storage
-//! is asked, and every wait ends within [`PATIENCE`].
+//! is asked, and every wait ends within `PATIENCE`.
 
 mod ahead;
 mod fill;

@@ -1,5 +1,5 @@
 //! Address spaces over several memory components, in one process.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The other components, in memory.
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use mcomponent::peers::Others;
 use mcomponent::spaces::Spaces;

@@ -1,0 +1,190 @@
+//! A server to be tested against, and its users.
+
+use fabric::{
+    Access, BackendChoice, ClusterKey, Connection, Credential, FabricError, Memory, Options, Peer,
+    Region, Responder, Segment, Server, Service,
+};
+use proto::addr::{RemoteAddr, RemoteKey};
+use proto::{Identity, ProcessId};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Shm,
+    Tcp,
+}
+
+impl Kind {
+    pub fn choice(self) -> BackendChoice {
+        match self {
+            Kind::Shm => BackendChoice::Shm,
+            Kind::Tcp => BackendChoice::Tcp,
+        }
+    }
+
+    /// An address of this kind that nobody uses.
+    pub fn address(self, dir: &TempDir) -> String {
+        match self {
+            Kind::Shm => format!("shm:{}/socket", dir.path().display()),
+            Kind::Tcp => "tcp:127.0.0.1:0".to_owned(),
+        }
+    }
+}
+
+pub const ALICE: Identity = Identity::Process(ProcessId(1));
+pub const BOB: Identity = Identity::Process(ProcessId(2));
+
+/// First bytes of requests to [`Tester`].
+pub const ECHO: u8 = b'e';
+pub const KEEP: u8 = b'k';
+pub const DROP: u8 = b'd';
+pub const THREAD: u8 = b't';
+pub const LOOK: u8 = b'l';
+
+/// Does what a request's first byte says.
+#[derive(Default)]
+pub struct Tester {
+    pub region: Mutex<Option<Region>>,
+    kept: Mutex<Vec<Responder>>,
+    pub events: Mutex<Vec<(&'static str, Identity)>>,
+}
+
+impl Service for Tester {
+    fn call(&self, _peer: Identity, request: &[u8], reply: Responder) {
+        match request.first() {
+            Some(&KEEP) => self.kept.lock().unwrap().push(reply),
+            Some(&DROP) => drop(reply),
+            Some(&THREAD) => {
+                let request = request.to_vec();
+                std::thread::spawn(move || reply.send(&request));
+            }
+            Some(&LOOK) => {
+                let mut byte = [0];
+                let region = self.region.lock().unwrap();
+                region.as_ref().unwrap().read(0, &mut byte).unwrap();
+                reply.send(&byte);
+            }
+            _ => reply.send(request),
+        }
+    }
+
+    fn connected(&self, peer: Identity) {
+        self.events.lock().unwrap().push(("connected", peer));
+    }
+
+    fn gone(&self, peer: Identity) {
+        self.events.lock().unwrap().push(("gone", peer));
+    }
+}
+
+/// A server in this process.
+pub struct Bed {
+    pub kind: Kind,
+    pub key: ClusterKey,
+    pub server: Server,
+    pub tester: Arc<Tester>,
+    pub dir: TempDir,
+}
+
+impl Bed {
+    pub fn new(kind: Kind) -> Bed {
+        let dir = tempfile::tempdir().unwrap();
+        let key = ClusterKey::generate().unwrap();
+        let address = kind.address(&dir);
+        let server = Server::bind(&[address], Identity::Operator, key.clone()).unwrap();
+        let tester = Arc::new(Tester::default());
+        server.serve(tester.clone()).unwrap();
+        Bed {
+            kind,
+            key,
+            server,
+            tester,
+            dir,
+        }
+    }
+
+    pub fn memory(&self) -> Memory {
+        self.server.memory()
+    }
+
+    pub fn options(&self) -> Options {
+        Options {
+            choice: self.kind.choice(),
+            ..Options::default()
+        }
+    }
+
+    pub fn credential(&self, identity: Identity) -> Credential {
+        Credential {
+            identity,
+            secret: self.key.derive(identity),
+        }
+    }
+
+    pub fn connect(&self, identity: Identity) -> Connection {
+        self.connect_with(identity, &self.options()).unwrap()
+    }
+
+    pub fn connect_with(
+        &self,
+        identity: Identity,
+        options: &Options,
+    ) -> Result<Connection, FabricError> {
+        Connection::open(&self.server.addrs(), &self.credential(identity), options)
+    }
+
+    pub fn peer(&self, identity: Identity) -> Peer {
+        Peer::new(
+            self.server.addrs(),
+            self.credential(identity),
+            self.options(),
+        )
+    }
+
+    /// A region of `len` bytes, all of which `to` may reach.
+    pub fn granted(&self, len: u64, to: Identity, access: Access) -> (Region, RemoteKey) {
+        let region = self.memory().register(len, "conformance").unwrap();
+        let key = region.grant(to, 0..len, access).unwrap();
+        *self.tester.region.lock().unwrap() = Some(region.clone());
+        (region, key)
+    }
+
+    /// The server still serves.
+    pub fn assert_sound(&self) {
+        let mut connection = self.connect(ALICE);
+        assert_eq!(
+            connection.call(b"e, still there").unwrap(),
+            b"e, still there"
+        );
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.server.shutdown();
+    }
+}
+
+/// One segment at the start of the local buffer.
+pub fn segment(key: RemoteKey, offset: u64, len: u32) -> [Segment; 1] {
+    [Segment {
+        local: 0,
+        len,
+        remote: RemoteAddr { key, offset },
+    }]
+}
+
+/// Waits, for longer than it can take, until `done`.
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "{what} never came true"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

@@ -1,0 +1,63 @@
+//! What every backend promises: the same tests for each of them.
+
+mod bed;
+mod death;
+mod hostile;
+mod meeting;
+mod messages;
+mod one_sided;
+
+/// A module a backend, with all of the tests in it.
+macro_rules! on_every_backend {
+    ($($file:ident: $($test:ident),+ $(,)?);+ $(;)?) => {
+        mod shm {
+            $($(#[test] fn $test() { crate::$file::$test(crate::bed::Kind::Shm) })+)+
+        }
+        mod tcp {
+            $($(#[test] fn $test() { crate::$file::$test(crate::bed::Kind::Tcp) })+)+
+        }
+    };
+}
+
+on_every_backend! {
+    one_sided:
+        what_is_written_is_read,
+        a_batch_moves_all_its_segments,
+        a_megabyte_at_once,
+        the_bounds_of_a_grant_hold,
+        a_read_grant_is_not_for_writing,
+        a_revoked_key_is_dead,
+        a_key_that_was_never_granted,
+        a_key_is_for_its_holder,
+        the_keys_of_a_dropped_region_die,
+        a_write_arrives_before_the_message_after_it,
+        zeroed_memory_reads_as_zeros,
+        segments_outside_the_buffer_are_refused,
+        any_transfers_agree_with_a_model;
+    messages:
+        messages_of_every_length,
+        a_message_that_is_too_long,
+        answers_may_come_from_other_threads,
+        no_answer_in_time,
+        a_request_that_is_dropped,
+        threads_share_a_peer,
+        an_emulated_network_takes_its_time;
+    meeting:
+        the_two_know_each_other,
+        another_testbeds_key_is_refused,
+        nobody_is_there,
+        a_hundred_connections,
+        many_short_connections,
+        a_peer_comes_and_goes,
+        a_peer_reconnects_after_a_restart,
+        only_the_chosen_backend_is_used,
+        an_address_in_use_is_not_taken_over;
+    death:
+        a_call_to_a_killed_peer_fails,
+        a_one_sided_read_of_a_killed_peer_fails,
+        the_address_of_a_killed_peer_is_free;
+    hostile:
+        garbage_harms_nobody,
+        silence_holds_up_nobody,
+        half_a_handshake_harms_nobody;
+}
