@@ -8,6 +8,7 @@ use proto::{Identity, wire};
 use rustix::fd::{AsFd, OwnedFd};
 use serde::Serialize;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(5);
@@ -62,7 +63,11 @@ impl Drop for Responder {
 struct Shared {
     /// Drawn anew at every start.
     start: u64,
-    connections: std::sync::atomic::AtomicUsize,
+    connections: AtomicUsize,
+    stopped: AtomicBool,
+    /// The sockets of connections, by number, to close them from outside.
+    live: Mutex<HashMap<u64, OwnedFd>>,
+    next: AtomicU64,
     key: ClusterKey,
     identity: RwLock<Identity>,
     memory: Memory,
@@ -89,12 +94,14 @@ fn remove_stale(path: &str) {
     }
 }
 
-/// Takes a connection off the count when it ends, however it ends.
-struct Counted<'a>(&'a std::sync::atomic::AtomicUsize);
+/// Takes a connection off the books when it ends, however it ends.
+struct Counted<'a>(&'a Shared, u64);
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+        let mut live = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.remove(&self.1);
     }
 }
 
@@ -136,7 +143,10 @@ impl Server {
         Ok(Server {
             shared: Arc::new(Shared {
                 start: u64::from_le_bytes(random()?),
-                connections: std::sync::atomic::AtomicUsize::new(0),
+                connections: AtomicUsize::new(0),
+                stopped: AtomicBool::new(false),
+                live: Mutex::default(),
+                next: AtomicU64::new(0),
                 key,
                 identity: RwLock::new(identity),
                 memory: Memory::new()?,
@@ -197,6 +207,7 @@ impl Server {
                                         }
                                     });
                             }
+                            Err(_) if me.shared.stopped.load(Ordering::SeqCst) => return,
                             Err(_) => std::thread::sleep(Duration::from_millis(10)),
                         }
                     }
@@ -205,8 +216,24 @@ impl Server {
         }
         Ok(())
     }
-    /// Takes the socket files away.
+    /// Answers no more: stops listening, closes every connection, and takes the
+    /// socket files away.
     pub fn shutdown(&self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        let both = rustix::net::Shutdown::Both;
+        for l in self.listeners.iter() {
+            let (Listener::Unix(fd, _) | Listener::Tcp(fd, _)) = l;
+            let _ = rustix::net::shutdown(fd, both);
+        }
+        let live = self
+            .shared
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for fd in live.values() {
+            let _ = rustix::net::shutdown(fd, both);
+        }
+        drop(live);
         for l in self.listeners.iter() {
             if let Listener::Unix(_, a) = l {
                 let _ = std::fs::remove_file(&a[4..]);
@@ -220,10 +247,16 @@ fn serve(
     shared: &Shared,
     service: &Arc<dyn Service>,
 ) -> Result<(), FabricError> {
-    let before = shared
-        .connections
-        .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-    let _counted = Counted(&shared.connections);
+    let before = shared.connections.fetch_add(1, Ordering::SeqCst);
+    let number = shared.next.fetch_add(1, Ordering::SeqCst);
+    let _counted = Counted(shared, number);
+    let held = s.try_clone().map_err(|e| local("dup", e))?;
+    let mut live = shared.live.lock().unwrap_or_else(PoisonError::into_inner);
+    live.insert(number, held);
+    drop(live);
+    if shared.stopped.load(Ordering::SeqCst) {
+        return Ok(());
+    }
     if before >= MOST_CONNECTIONS {
         tracing::warn!("{before} connections are open: another one is refused");
         return Ok(());

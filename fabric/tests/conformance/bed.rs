@@ -12,13 +12,13 @@ use tempfile::TempDir;
 
 /// A backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     Shm,
     Tcp,
 }
 
 impl Kind {
-    pub fn choice(self) -> BackendChoice {
+    pub(crate) fn choice(self) -> BackendChoice {
         match self {
             Kind::Shm => BackendChoice::Shm,
             Kind::Tcp => BackendChoice::Tcp,
@@ -26,7 +26,7 @@ impl Kind {
     }
 
     /// An address of this kind that nobody uses.
-    pub fn address(self, dir: &TempDir) -> String {
+    pub(crate) fn address(self, dir: &TempDir) -> String {
         match self {
             Kind::Shm => format!("shm:{}/socket", dir.path().display()),
             Kind::Tcp => "tcp:127.0.0.1:0".to_owned(),
@@ -34,19 +34,19 @@ impl Kind {
     }
 }
 
-pub const ALICE: Identity = Identity::Process(ProcessId(1));
-pub const BOB: Identity = Identity::Process(ProcessId(2));
+pub(crate) const ALICE: Identity = Identity::Process(ProcessId(1));
+pub(crate) const BOB: Identity = Identity::Process(ProcessId(2));
 
 /// First bytes of requests to [`Tester`].
-pub const ECHO: u8 = b'e';
-pub const KEEP: u8 = b'k';
-pub const DROP: u8 = b'd';
-pub const THREAD: u8 = b't';
-pub const LOOK: u8 = b'l';
+pub(crate) const ECHO: u8 = b'e';
+pub(crate) const KEEP: u8 = b'k';
+pub(crate) const DROP: u8 = b'd';
+pub(crate) const THREAD: u8 = b't';
+pub(crate) const LOOK: u8 = b'l';
 
 /// Does what a request's first byte says.
 #[derive(Default)]
-pub struct Tester {
+pub(crate) struct Tester {
     pub region: Mutex<Option<Region>>,
     kept: Mutex<Vec<Responder>>,
     pub events: Mutex<Vec<(&'static str, Identity)>>,
@@ -81,16 +81,17 @@ impl Service for Tester {
 }
 
 /// A server in this process.
-pub struct Bed {
+pub(crate) struct Bed {
     pub kind: Kind,
     pub key: ClusterKey,
     pub server: Server,
     pub tester: Arc<Tester>,
-    pub dir: TempDir,
+    /// The socket is in there.
+    _dir: TempDir,
 }
 
 impl Bed {
-    pub fn new(kind: Kind) -> Bed {
+    pub(crate) fn new(kind: Kind) -> Bed {
         let dir = tempfile::tempdir().unwrap();
         let key = ClusterKey::generate().unwrap();
         let address = kind.address(&dir);
@@ -106,29 +107,29 @@ impl Bed {
         }
     }
 
-    pub fn memory(&self) -> Memory {
+    pub(crate) fn memory(&self) -> Memory {
         self.server.memory()
     }
 
-    pub fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options {
             choice: self.kind.choice(),
             ..Options::default()
         }
     }
 
-    pub fn credential(&self, identity: Identity) -> Credential {
+    pub(crate) fn credential(&self, identity: Identity) -> Credential {
         Credential {
             identity,
             secret: self.key.derive(identity),
         }
     }
 
-    pub fn connect(&self, identity: Identity) -> Connection {
+    pub(crate) fn connect(&self, identity: Identity) -> Connection {
         self.connect_with(identity, &self.options()).unwrap()
     }
 
-    pub fn connect_with(
+    pub(crate) fn connect_with(
         &self,
         identity: Identity,
         options: &Options,
@@ -136,7 +137,7 @@ impl Bed {
         Connection::open(&self.server.addrs(), &self.credential(identity), options)
     }
 
-    pub fn peer(&self, identity: Identity) -> Peer {
+    pub(crate) fn peer(&self, identity: Identity) -> Peer {
         Peer::new(
             self.server.addrs(),
             self.credential(identity),
@@ -145,7 +146,7 @@ impl Bed {
     }
 
     /// A region of `len` bytes, all of which `to` may reach.
-    pub fn granted(&self, len: u64, to: Identity, access: Access) -> (Region, RemoteKey) {
+    pub(crate) fn granted(&self, len: u64, to: Identity, access: Access) -> (Region, RemoteKey) {
         let region = self.memory().register(len, "conformance").unwrap();
         let key = region.grant(to, 0..len, access).unwrap();
         *self.tester.region.lock().unwrap() = Some(region.clone());
@@ -153,7 +154,7 @@ impl Bed {
     }
 
     /// The server still serves.
-    pub fn assert_sound(&self) {
+    pub(crate) fn assert_sound(&self) {
         let mut connection = self.connect(ALICE);
         assert_eq!(
             connection.call(b"e, still there").unwrap(),
@@ -169,7 +170,7 @@ impl Drop for Bed {
 }
 
 /// One segment at the start of the local buffer.
-pub fn segment(key: RemoteKey, offset: u64, len: u32) -> [Segment; 1] {
+pub(crate) fn segment(key: RemoteKey, offset: u64, len: u32) -> [Segment; 1] {
     [Segment {
         local: 0,
         len,
@@ -178,7 +179,7 @@ pub fn segment(key: RemoteKey, offset: u64, len: u32) -> [Segment; 1] {
 }
 
 /// Waits, for longer than it can take, until `done`.
-pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(

@@ -1,7 +1,7 @@
 //! A peer that is killed in the middle: a real process, kill -9.
 
-use crate::bed::{ALICE, KEEP, Kind, Tester, segment};
-use fabric::{Access, ClusterKey, Connection, Credential, FabricError, Options, Server};
+use crate::bed::{ALICE, KEEP, Kind, Tester, eventually, segment};
+use fabric::{Access, ClusterKey, Connection, Credential, FabricError, Options, Peer, Server};
 use proto::Identity;
 use proto::addr::RemoteKey;
 use std::io::{BufRead, BufReader};
@@ -103,7 +103,7 @@ impl Drop for Killed {
     }
 }
 
-pub fn a_call_to_a_killed_peer_fails(kind: Kind) {
+pub(crate) fn a_call_to_a_killed_peer_fails(kind: Kind) {
     let mut server = Killed::start(kind);
     let mut waiting = server.connect();
     let mut idle = server.connect();
@@ -129,7 +129,7 @@ pub fn a_call_to_a_killed_peer_fails(kind: Kind) {
 }
 
 /// On shm the memory is still mapped here: the death is noticed nevertheless.
-pub fn a_one_sided_read_of_a_killed_peer_fails(kind: Kind) {
+pub(crate) fn a_one_sided_read_of_a_killed_peer_fails(kind: Kind) {
     let mut server = Killed::start(kind);
     let mut connection = server.connect();
     let mut bytes = [0; 5];
@@ -148,7 +148,44 @@ pub fn a_one_sided_read_of_a_killed_peer_fails(kind: Kind) {
     assert!(connection.is_broken() && again.is_err());
 }
 
-pub fn the_address_of_a_killed_peer_is_free(kind: Kind) {
+pub(crate) fn a_peer_reconnects_after_a_restart(kind: Kind) {
+    let mut server = Killed::start(kind);
+    let credential = Credential {
+        identity: ALICE,
+        secret: server.key.derive(ALICE),
+    };
+    let peer = Peer::new(vec![server.address.clone()], credential, Options::default());
+    let mut bytes = [0; 5];
+    peer.get()
+        .unwrap()
+        .read(&segment(server.granted, 0, 5), &mut bytes)
+        .unwrap();
+    assert_eq!(peer.ask::<_, u32>(&7u32), Ok(7));
+    server.kill();
+    assert!(peer.ask::<_, u32>(&7u32).is_err());
+    let next = Server::bind(
+        std::slice::from_ref(&server.address),
+        Identity::Operator,
+        server.key.clone(),
+    )
+    .unwrap();
+    let region = next.memory().register(1 << 20, "next").unwrap();
+    let granted = region.grant(ALICE, 0..1 << 20, Access::ReadWrite).unwrap();
+    next.serve(Arc::new(Tester::default())).unwrap();
+    eventually("it answers again", || peer.ask::<_, u32>(&8u32) == Ok(8));
+    // Memory of before is not memory of now, whatever is still mapped here.
+    let mut connection = peer.get().unwrap();
+    connection
+        .read(&segment(granted, 0, 5), &mut bytes)
+        .unwrap();
+    assert_eq!(bytes, [0; 5]);
+    let before = connection.read(&segment(server.granted, 0, 5), &mut bytes);
+    assert_eq!(before, Err(FabricError::BadKey));
+    drop(connection);
+    next.shutdown();
+}
+
+pub(crate) fn the_address_of_a_killed_peer_is_free(kind: Kind) {
     let mut server = Killed::start(kind);
     drop(server.connect());
     server.kill();

@@ -57,7 +57,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| byte()).collect()
 }
 
-pub fn garbage_harms_nobody(kind: Kind) {
+pub(crate) fn garbage_harms_nobody(kind: Kind) {
     let bed = Bed::new(kind);
     let mut alice = bed.connect(ALICE);
     let texts: [&[u8]; 4] = [
@@ -87,7 +87,7 @@ pub fn garbage_harms_nobody(kind: Kind) {
     );
 }
 
-pub fn silence_holds_up_nobody(kind: Kind) {
+pub(crate) fn silence_holds_up_nobody(kind: Kind) {
     let bed = Bed::new(kind);
     let silent: Vec<_> = (0..20).map(|_| raw(&bed)).collect();
     let begun = Instant::now();
@@ -101,7 +101,7 @@ pub fn silence_holds_up_nobody(kind: Kind) {
 }
 
 /// A true handshake, cut off or changed at any byte.
-pub fn half_a_handshake_harms_nobody(kind: Kind) {
+pub(crate) fn half_a_handshake_harms_nobody(kind: Kind) {
     let bed = Bed::new(kind);
     let hello = record_hello();
     for cut in 0..hello.len() {

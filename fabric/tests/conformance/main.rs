@@ -1,5 +1,13 @@
 //! What every backend promises: the same tests for each of them.
 
+// Helpers of tests, too; a directory is kept for its drop.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cloned_ref_to_slice_refs,
+    clippy::type_complexity
+)]
+#![allow(missing_docs, dead_code)]
+
 mod bed;
 mod death;
 mod hostile;
@@ -49,12 +57,13 @@ on_every_backend! {
         a_hundred_connections,
         many_short_connections,
         a_peer_comes_and_goes,
-        a_peer_reconnects_after_a_restart,
         only_the_chosen_backend_is_used,
-        an_address_in_use_is_not_taken_over;
+        an_address_in_use_is_not_taken_over,
+        descriptors_go_above_the_floor;
     death:
         a_call_to_a_killed_peer_fails,
         a_one_sided_read_of_a_killed_peer_fails,
+        a_peer_reconnects_after_a_restart,
         the_address_of_a_killed_peer_is_free;
     hostile:
         garbage_harms_nobody,

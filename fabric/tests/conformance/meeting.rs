@@ -1,14 +1,13 @@
 //! Connections: who meets whom, how many, and again.
 
-use crate::bed::{ALICE, BOB, Bed, Kind, eventually, segment};
+use crate::bed::{ALICE, BOB, Bed, ECHO, Kind, eventually, segment};
 use fabric::{
     Access, Backend, BackendChoice, ClusterKey, Connection, Credential, FabricError, Options,
     Server,
 };
 use proto::{Generation, Identity, NodeId};
-use std::sync::Arc;
 
-pub fn the_two_know_each_other(kind: Kind) {
+pub(crate) fn the_two_know_each_other(kind: Kind) {
     let bed = Bed::new(kind);
     let alice = bed.connect(ALICE);
     assert_eq!(alice.peer(), Identity::Operator);
@@ -23,7 +22,7 @@ pub fn the_two_know_each_other(kind: Kind) {
     assert_eq!(bed.connect(BOB).peer(), registered);
 }
 
-pub fn another_testbeds_key_is_refused(kind: Kind) {
+pub(crate) fn another_testbeds_key_is_refused(kind: Kind) {
     let bed = Bed::new(kind);
     let other = ClusterKey::generate().unwrap();
     let credential = Credential {
@@ -51,7 +50,7 @@ pub fn another_testbeds_key_is_refused(kind: Kind) {
     bed.assert_sound();
 }
 
-pub fn nobody_is_there(kind: Kind) {
+pub(crate) fn nobody_is_there(kind: Kind) {
     let bed = Bed::new(kind);
     let addrs = bed.server.addrs();
     bed.server.shutdown();
@@ -66,7 +65,7 @@ pub fn nobody_is_there(kind: Kind) {
     assert!(error.to_string().contains(&address), "{error}");
 }
 
-pub fn a_hundred_connections(kind: Kind) {
+pub(crate) fn a_hundred_connections(kind: Kind) {
     let bed = Bed::new(kind);
     let (_region, key) = bed.granted(1 << 20, ALICE, Access::Read);
     let mut all: Vec<Connection> = (0..100).map(|_| bed.connect(ALICE)).collect();
@@ -78,18 +77,19 @@ pub fn a_hundred_connections(kind: Kind) {
     }
 }
 
-pub fn many_short_connections(kind: Kind) {
+pub(crate) fn many_short_connections(kind: Kind) {
     let bed = Bed::new(kind);
     for n in 0..500u32 {
         let mut connection = bed.connect(ALICE);
         if n % 3 > 0 {
-            assert_eq!(connection.call(&n.to_le_bytes()).unwrap(), n.to_le_bytes());
+            let request = [&b"echo"[..], &[ECHO, n as u8]].concat();
+            assert_eq!(connection.call(&request).unwrap(), request);
         }
     }
     bed.assert_sound();
 }
 
-pub fn a_peer_comes_and_goes(kind: Kind) {
+pub(crate) fn a_peer_comes_and_goes(kind: Kind) {
     let bed = Bed::new(kind);
     let events = || bed.tester.events.lock().unwrap().clone();
     let first = bed.connect(ALICE);
@@ -106,39 +106,7 @@ pub fn a_peer_comes_and_goes(kind: Kind) {
     assert_eq!(events().len(), 5);
 }
 
-pub fn a_peer_reconnects_after_a_restart(kind: Kind) {
-    let bed = Bed::new(kind);
-    let peer = bed.peer(ALICE);
-    let (_region, key) = bed.granted(4096, ALICE, Access::ReadWrite);
-    peer.get()
-        .unwrap()
-        .write(&segment(key, 0, 1), &[1])
-        .unwrap();
-    assert_eq!(peer.ask::<_, u32>(&7u32).unwrap(), 7);
-    bed.server.shutdown();
-    eventually("the old server is gone", || {
-        peer.ask::<_, u32>(&7u32).is_err()
-    });
-    let addrs = bed.server.addrs();
-    let restarted = Server::bind(&addrs, Identity::Operator, bed.key.clone()).unwrap();
-    restarted.serve(bed.tester.clone()).unwrap();
-    eventually("it answers again", || peer.ask::<_, u32>(&8u32) == Ok(8));
-    // Memory of before is not memory of now: not by its key, not by a mapping.
-    let region = restarted.memory().register(4096, "now").unwrap();
-    let now = region.grant(ALICE, 0..4096, Access::ReadWrite).unwrap();
-    let mut connection = peer.get().unwrap();
-    let mut byte = [0xee];
-    connection.read(&segment(now, 0, 1), &mut byte).unwrap();
-    assert_eq!(byte, [0]);
-    assert_eq!(
-        connection.read(&segment(key, 0, 1), &mut byte),
-        Err(FabricError::BadKey)
-    );
-    drop(connection);
-    restarted.shutdown();
-}
-
-pub fn only_the_chosen_backend_is_used(kind: Kind) {
+pub(crate) fn only_the_chosen_backend_is_used(kind: Kind) {
     let bed = Bed::new(kind);
     let other = if kind == Kind::Shm {
         BackendChoice::Tcp
@@ -158,17 +126,36 @@ pub fn only_the_chosen_backend_is_used(kind: Kind) {
     assert!(bed.connect_with(ALICE, &options).is_ok());
 }
 
-pub fn an_address_in_use_is_not_taken_over(kind: Kind) {
+pub(crate) fn an_address_in_use_is_not_taken_over(kind: Kind) {
     let bed = Bed::new(kind);
     let second = Server::bind(&bed.server.addrs(), Identity::Operator, bed.key.clone());
     assert!(second.is_err());
     bed.assert_sound();
-    // Descriptors of ours go where they are told.
+}
+
+/// A program in the same process must not meet our descriptors.
+pub(crate) fn descriptors_go_above_the_floor(kind: Kind) {
+    let bed = Bed::new(kind);
+    let (_region, key) = bed.granted(4096, ALICE, Access::Read);
     let options = Options {
-        fd_floor: Some(500),
+        fd_floor: Some(700),
         ..bed.options()
     };
-    let mut high = bed.connect_with(ALICE, &options).unwrap();
-    assert_eq!(high.call(b"e").unwrap(), b"e");
-    drop(Arc::clone(&bed.tester));
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        let mut high = bed.connect_with(ALICE, &options).unwrap();
+        high.read(&segment(key, 0, 8), &mut [0; 8]).unwrap();
+        all.push(high);
+    }
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let number = |e: std::io::Result<std::fs::DirEntry>| {
+        e.unwrap()
+            .file_name()
+            .to_str()
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
+    };
+    let above = open.map(number).filter(|n| *n >= 700).count();
+    assert!(above >= all.len(), "{above} descriptors above 700");
 }

@@ -5,7 +5,7 @@ use fabric::{Access, Emulation, FabricError, Options};
 use proto::wire::MAX_MESSAGE;
 use std::time::{Duration, Instant};
 
-pub fn messages_of_every_length(kind: Kind) {
+pub(crate) fn messages_of_every_length(kind: Kind) {
     let bed = Bed::new(kind);
     let mut alice = bed.connect(ALICE);
     for len in [
@@ -30,7 +30,7 @@ pub fn messages_of_every_length(kind: Kind) {
     }
 }
 
-pub fn a_message_that_is_too_long(kind: Kind) {
+pub(crate) fn a_message_that_is_too_long(kind: Kind) {
     let bed = Bed::new(kind);
     let mut alice = bed.connect(ALICE);
     let answer = alice.call(&vec![ECHO; MAX_MESSAGE + 8192]);
@@ -38,7 +38,7 @@ pub fn a_message_that_is_too_long(kind: Kind) {
     assert_eq!(alice.call(b"e").unwrap(), b"e");
 }
 
-pub fn answers_may_come_from_other_threads(kind: Kind) {
+pub(crate) fn answers_may_come_from_other_threads(kind: Kind) {
     let bed = Bed::new(kind);
     let mut alice = bed.connect(ALICE);
     for n in 0..50 {
@@ -46,7 +46,7 @@ pub fn answers_may_come_from_other_threads(kind: Kind) {
     }
 }
 
-pub fn no_answer_in_time(kind: Kind) {
+pub(crate) fn no_answer_in_time(kind: Kind) {
     let bed = Bed::new(kind);
     let mut alice = bed.connect(ALICE);
     let limit = Duration::from_millis(30);
@@ -62,7 +62,7 @@ pub fn no_answer_in_time(kind: Kind) {
     bed.assert_sound();
 }
 
-pub fn a_request_that_is_dropped(kind: Kind) {
+pub(crate) fn a_request_that_is_dropped(kind: Kind) {
     let bed = Bed::new(kind);
     let mut alice = bed.connect(ALICE);
     let begun = Instant::now();
@@ -77,7 +77,7 @@ pub fn a_request_that_is_dropped(kind: Kind) {
     );
 }
 
-pub fn threads_share_a_peer(kind: Kind) {
+pub(crate) fn threads_share_a_peer(kind: Kind) {
     let bed = Bed::new(kind);
     let peer = bed.peer(ALICE);
     std::thread::scope(|scope| {
@@ -94,7 +94,7 @@ pub fn threads_share_a_peer(kind: Kind) {
     });
 }
 
-pub fn an_emulated_network_takes_its_time(kind: Kind) {
+pub(crate) fn an_emulated_network_takes_its_time(kind: Kind) {
     let bed = Bed::new(kind);
     let (_region, key) = bed.granted(1 << 20, ALICE, Access::ReadWrite);
     let emulation: Emulation = "latency=400us,bandwidth=1Gbit".parse().unwrap();

@@ -8,7 +8,7 @@ use proto::addr::{RemoteAddr, RemoteKey};
 
 const PAGE: usize = 4096;
 
-pub fn what_is_written_is_read(kind: Kind) {
+pub(crate) fn what_is_written_is_read(kind: Kind) {
     let bed = Bed::new(kind);
     let (region, key) = bed.granted(1 << 20, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
@@ -30,7 +30,7 @@ pub fn what_is_written_is_read(kind: Kind) {
     );
 }
 
-pub fn a_batch_moves_all_its_segments(kind: Kind) {
+pub(crate) fn a_batch_moves_all_its_segments(kind: Kind) {
     let bed = Bed::new(kind);
     let (region, key) = bed.granted(1 << 20, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
@@ -60,7 +60,7 @@ pub fn a_batch_moves_all_its_segments(kind: Kind) {
     alice.write(&[], &[]).unwrap();
 }
 
-pub fn a_megabyte_at_once(kind: Kind) {
+pub(crate) fn a_megabyte_at_once(kind: Kind) {
     let bed = Bed::new(kind);
     let (_region, key) = bed.granted(4 << 20, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
@@ -82,7 +82,7 @@ pub fn a_megabyte_at_once(kind: Kind) {
     assert!(back == src);
 }
 
-pub fn the_bounds_of_a_grant_hold(kind: Kind) {
+pub(crate) fn the_bounds_of_a_grant_hold(kind: Kind) {
     let bed = Bed::new(kind);
     let region = bed.memory().register(1 << 20, "bounds").unwrap();
     region.write(0, &[1; 3 * PAGE]).unwrap();
@@ -125,7 +125,7 @@ pub fn the_bounds_of_a_grant_hold(kind: Kind) {
     assert_eq!(region.write(u64::MAX, &[0]), Err(FabricError::OutOfBounds));
 }
 
-pub fn a_read_grant_is_not_for_writing(kind: Kind) {
+pub(crate) fn a_read_grant_is_not_for_writing(kind: Kind) {
     let bed = Bed::new(kind);
     let (region, key) = bed.granted(PAGE as u64, ALICE, Access::Read);
     region.write(0, b"safe").unwrap();
@@ -140,7 +140,7 @@ pub fn a_read_grant_is_not_for_writing(kind: Kind) {
     assert!(!alice.is_broken());
 }
 
-pub fn a_revoked_key_is_dead(kind: Kind) {
+pub(crate) fn a_revoked_key_is_dead(kind: Kind) {
     let bed = Bed::new(kind);
     let (region, key) = bed.granted(PAGE as u64, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
@@ -172,7 +172,7 @@ pub fn a_revoked_key_is_dead(kind: Kind) {
     assert_eq!(bytes, [2; 8]);
 }
 
-pub fn a_key_that_was_never_granted(kind: Kind) {
+pub(crate) fn a_key_that_was_never_granted(kind: Kind) {
     let bed = Bed::new(kind);
     let (_region, key) = bed.granted(PAGE as u64, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
@@ -205,7 +205,7 @@ pub fn a_key_that_was_never_granted(kind: Kind) {
     alice.read(&segment(key, 0, 1), &mut byte).unwrap();
 }
 
-pub fn a_key_is_for_its_holder(kind: Kind) {
+pub(crate) fn a_key_is_for_its_holder(kind: Kind) {
     let bed = Bed::new(kind);
     let (region, key) = bed.granted(PAGE as u64, ALICE, Access::ReadWrite);
     region.write(0, b"private").unwrap();
@@ -227,7 +227,7 @@ pub fn a_key_is_for_its_holder(kind: Kind) {
     assert_eq!(&bytes, b"private");
 }
 
-pub fn the_keys_of_a_dropped_region_die(kind: Kind) {
+pub(crate) fn the_keys_of_a_dropped_region_die(kind: Kind) {
     let bed = Bed::new(kind);
     let region = bed.memory().register(PAGE as u64, "dropped").unwrap();
     let key = region
@@ -245,7 +245,7 @@ pub fn the_keys_of_a_dropped_region_die(kind: Kind) {
     );
 }
 
-pub fn a_write_arrives_before_the_message_after_it(kind: Kind) {
+pub(crate) fn a_write_arrives_before_the_message_after_it(kind: Kind) {
     let bed = Bed::new(kind);
     let (_region, key) = bed.granted(PAGE as u64, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
@@ -255,7 +255,7 @@ pub fn a_write_arrives_before_the_message_after_it(kind: Kind) {
     }
 }
 
-pub fn zeroed_memory_reads_as_zeros(kind: Kind) {
+pub(crate) fn zeroed_memory_reads_as_zeros(kind: Kind) {
     let bed = Bed::new(kind);
     let (region, key) = bed.granted(8 * PAGE as u64, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
@@ -282,7 +282,7 @@ pub fn zeroed_memory_reads_as_zeros(kind: Kind) {
     assert!(region.populate(0..8 * PAGE as u64 + 1).is_err());
 }
 
-pub fn segments_outside_the_buffer_are_refused(kind: Kind) {
+pub(crate) fn segments_outside_the_buffer_are_refused(kind: Kind) {
     let bed = Bed::new(kind);
     let (_region, key) = bed.granted(PAGE as u64, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
@@ -302,7 +302,7 @@ pub fn segments_outside_the_buffer_are_refused(kind: Kind) {
 
 /// Any sequence of reads and writes, of any segments, gives what a plain
 /// array gives; what is refused changes nothing that it should not.
-pub fn any_transfers_agree_with_a_model(kind: Kind) {
+pub(crate) fn any_transfers_agree_with_a_model(kind: Kind) {
     const LEN: usize = 20_000;
     let bed = Bed::new(kind);
     let (region, key) = bed.granted(LEN as u64, ALICE, Access::ReadWrite);
