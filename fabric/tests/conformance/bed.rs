@@ -103,7 +103,7 @@ impl Bed {
             key,
             server,
             tester,
-            dir,
+            _dir: dir,
         }
     }
 
