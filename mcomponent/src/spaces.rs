@@ -172,7 +172,8 @@ impl Spaces {
         };
         // Nobody else is at it: clones are made under the lock.
         let alone = Arc::strong_count(tenant) == 1;
-        if alone && lock(&tenant.space).is_none() && lock(&tenant.frames).is_empty() {
+        let promised = self.ledger.holds_any(process);
+        if alone && !promised && lock(&tenant.space).is_none() && lock(&tenant.frames).is_empty() {
             tenants.remove(&process);
         }
     }

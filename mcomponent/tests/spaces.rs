@@ -104,6 +104,21 @@ fn memory_comes_from_all_components_and_all_of_it_goes_back() {
 }
 
 #[test]
+fn what_stays_promised_elsewhere_can_be_committed_after_a_part_went_back() {
+    let all = components(2, 32);
+    all[0].spaces.create(P);
+    let (range, owner) = (0..4)
+        .map(|_| mapped(change(&all[0], map(10))))
+        .find(|(_, owner)| *owner == Some(1))
+        .expect("one of two vRegions is placed at the other component");
+    let other = &all[owner.unwrap() as usize];
+    let part = UserRange::new(range.start(), EXTENT_SIZE).unwrap();
+    change(&all[0], SpaceOp::Unmap { range: part }).unwrap();
+    let next = range.start().extent() + 1;
+    assert!(other.spaces.commit(P, next, Generation(1)).is_ok());
+}
+
+#[test]
 fn a_component_that_is_gone_promises_nothing() {
     let mut all = components(2, 64);
     all[0].spaces.create(P);

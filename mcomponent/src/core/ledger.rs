@@ -102,6 +102,12 @@ impl Ledger {
         self.books().holds.keys().copied().collect()
     }
 
+    /// Whether `process` is promised anything.
+    #[must_use]
+    pub fn holds_any(&self, process: ProcessId) -> bool {
+        self.books().holds.contains_key(&process)
+    }
+
     /// Promises `extents` to `process`, all or none; those that it has count
     /// as promised. Gives the bytes that cached files must now give up.
     ///
