@@ -69,6 +69,27 @@ pub enum FabricError {
 }
 
 impl FabricError {
+    pub(crate) fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
+        FabricError::Local {
+            what: what.to_owned(),
+            why: why.to_string(),
+        }
+    }
+
+    pub(crate) fn broken(peer: &str, why: impl std::fmt::Display) -> FabricError {
+        FabricError::Broken {
+            peer: peer.to_owned(),
+            why: why.to_string(),
+        }
+    }
+
+    pub(crate) fn unreachable(addr: &str, why: impl std::fmt::Display) -> FabricError {
+        FabricError::Unreachable {
+            addr: addr.to_owned(),
+            why: why.to_string(),
+        }
+    }
+
     /// Whether the link that reported it is dead.
     #[must_use]
     pub fn is_fatal(&self) -> bool {

@@ -1,427 +1,422 @@
-//! Memory that peers may reach one-sided.
+//! Memory that peers may reach one-sided, as its owner has it.
+//!
+//! Lock order: a region's `grants`, then the memory's `slots`.
+
 use crate::FabricError;
+use crate::auth::random;
+use crate::frame::Piece;
+use crate::mapping::{Mapping, memfd, punch, read_only};
+use crate::table::{Grant, SLOTS, TABLE, Table};
 use proto::Identity;
-use proto::addr::{RemoteAddr, RemoteKey};
-use rustix::fd::{AsFd, OwnedFd};
+use proto::addr::RemoteKey;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak};
 
 /// What a grant permits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
-    /// One-sided reads.
+    /// Reading. Any number of identities.
     Read,
-    /// One-sided reads and writes.
+    /// Reading and writing, for the one identity that owns the region from
+    /// then on.
     ReadWrite,
+    /// Reading and writing beside other readers and writers, each of whom may
+    /// then reach the whole region (shm hands out whole regions).
+    Shared,
 }
 
-pub(crate) const SLOTS: usize = 1 << 20;
-/// One key, as clients on this host see it.
-#[repr(C)]
-pub(crate) struct Entry {
-    pub(crate) nonce: AtomicU64,
-    pub(crate) offset: AtomicU64,
-    pub(crate) len: AtomicU64,
-    pub(crate) region_access: AtomicU64,
-}
-
-fn local(what: &str, why: impl std::fmt::Display) -> FabricError {
-    FabricError::Local {
-        what: what.into(),
-        why: why.to_string(),
+impl Access {
+    fn writes(self) -> bool {
+        self != Access::Read
     }
 }
 
-/// A shared mapping of a memfd.
-pub(crate) struct Mapping {
-    pub(crate) at: *mut u8,
-    pub(crate) len: usize,
+/// The registered memory of one component, shared by its backends.
+#[derive(Clone)]
+pub struct Memory(Arc<Inner>);
+
+struct Inner {
+    table: Table,
+    slots: RwLock<Slots>,
+    next_nonce: AtomicU64,
+    next_region: AtomicU32,
 }
-// SAFETY: the mapping is shared bytes, reached through raw copies alone.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-impl Mapping {
-    pub(crate) fn new(fd: impl AsFd, len: usize, write: bool) -> Result<Mapping, FabricError> {
-        use rustix::mm::{MapFlags, ProtFlags};
-        let prot = if write {
-            ProtFlags::READ | ProtFlags::WRITE
-        } else {
-            ProtFlags::READ
-        };
-        // SAFETY: a new mapping at a place the kernel chooses disturbs nothing.
-        let at = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                len,
-                prot,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                fd,
-                0,
-            )
-        }
-        .map_err(|e| local("mmap", e))?;
-        Ok(Mapping { at: at.cast(), len })
-    }
-}
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `new`, and nobody keeps a pointer beyond the mapping.
-        let _ = unsafe { rustix::mm::munmap(self.at.cast(), self.len) };
-    }
+
+#[derive(Default)]
+struct Slots {
+    used: Vec<Option<Slot>>,
+    free: Vec<u32>,
 }
 
 struct Slot {
-    identity: Identity,
-    region: u32,
+    nonce: u64,
+    to: Identity,
+    grant: Grant,
+    region: Weak<RegionInner>,
 }
-pub(crate) struct Inner {
-    pub(crate) table_fd: OwnedFd,
-    table: Mapping,
-    slots: RwLock<Vec<Option<Slot>>>,
-    free: Mutex<Vec<u32>>,
-    nonce: AtomicU64,
-    next_region: AtomicU32,
-    pub(crate) regions: RwLock<HashMap<u32, std::sync::Weak<RegionInner>>>,
-}
-pub(crate) struct RegionInner {
+
+/// A piece of registered memory. Its keys die and its pages are freed when the
+/// last clone is dropped.
+#[derive(Clone)]
+pub struct Region(Arc<RegionInner>);
+
+struct RegionInner {
     id: u32,
-    pub(crate) fd: OwnedFd,
+    fd: OwnedFd,
     map: Mapping,
-    pub(crate) holders: Mutex<HashMap<Identity, (Access, u32)>>,
-    mem: Arc<Inner>,
+    grants: Mutex<Grants>,
+    memory: Arc<Inner>,
 }
-/// The registered memory of one server, shared by all of its listeners.
-#[derive(Clone)]
-pub struct Memory(pub(crate) Arc<Inner>);
-/// Registered memory; its keys die with its last handle.
-#[derive(Clone)]
-pub struct Region(pub(crate) Arc<RegionInner>);
 
-impl Inner {
-    pub(crate) fn entry(&self, slot: u32) -> Option<&Entry> {
-        if slot as usize >= SLOTS {
-            return None;
-        }
-        // SAFETY: the slot lies inside the table, whose entries are atomics.
-        Some(unsafe { &*self.table.at.cast::<Entry>().add(slot as usize) })
-    }
-    /// Where an access by `who` goes.
-    pub(crate) fn resolve(
-        &self,
-        who: Identity,
-        at: RemoteAddr,
-        len: u32,
-        write: bool,
-    ) -> Result<(Arc<RegionInner>, u64), FabricError> {
-        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let slot = slots
-            .get(at.key.slot as usize)
-            .and_then(Option::as_ref)
-            .ok_or(FabricError::BadKey)?;
-        let e = self.entry(at.key.slot).ok_or(FabricError::BadKey)?;
-        if e.nonce.load(Ordering::Acquire) != at.key.nonce
-            || at.key.nonce == 0
-            || slot.identity != who
-            || slot.region != at.key.region
-        {
-            return Err(FabricError::BadKey);
-        }
-        if write && e.region_access.load(Ordering::Relaxed) & 1 == 0 {
-            return Err(FabricError::AccessDenied);
-        }
-        let glen = e.len.load(Ordering::Relaxed);
-        if at
-            .offset
-            .checked_add(len.into())
-            .is_none_or(|end| end > glen)
-        {
-            return Err(FabricError::OutOfBounds);
-        }
-        let region = self
-            .regions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&slot.region)
-            .and_then(std::sync::Weak::upgrade)
-            .ok_or(FabricError::BadKey)?;
-        Ok((region, e.offset.load(Ordering::Relaxed) + at.offset))
-    }
+/// The grants of a region that are out.
+#[derive(Default)]
+struct Grants {
+    by_slot: HashMap<u32, (Identity, Access)>,
+    /// Who was ever granted to write it alone.
+    owner: Option<Identity>,
 }
-impl RegionInner {
-    pub(crate) fn ptr(&self, off: u64) -> *mut u8 {
-        self.map.at.wrapping_add(off as usize)
-    }
-    /// Copies out of the region; the range has been resolved.
-    pub(crate) fn load(&self, at: u64, len: usize, to: &mut Vec<u8>) {
-        let start = to.len();
-        to.resize(start + len, 0);
-        // SAFETY: a resolved range lies inside the mapping; others may write to
-        // it meanwhile, as with RDMA.
-        unsafe { std::ptr::copy_nonoverlapping(self.ptr(at), to[start..].as_mut_ptr(), len) };
-    }
 
-    /// Copies into the region; the range has been resolved.
-    pub(crate) fn store(&self, at: u64, from: &[u8]) {
-        // SAFETY: as for `load`.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr(at), from.len()) };
+impl Grants {
+    /// Who of others stands in the way of a grant.
+    fn excluder(&self, to: Identity, access: Access) -> Option<Identity> {
+        let owner = self.owner.filter(|owner| *owner != to);
+        let others = || {
+            self.by_slot
+                .values()
+                .map(|(other, _)| *other)
+                .find(|other| *other != to)
+        };
+        owner.or_else(|| others().filter(|_| access == Access::ReadWrite))
     }
+}
 
-    pub(crate) fn size(&self) -> usize {
-        self.map.len
-    }
-}
-impl Drop for RegionInner {
-    fn drop(&mut self) {
-        self.mem
-            .regions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.id);
-        let mut slots = self
-            .mem
-            .slots
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        for (n, s) in slots.iter_mut().enumerate() {
-            if s.as_ref().is_some_and(|s| s.region == self.id) {
-                *s = None;
-                if let Some(e) = self.mem.entry(n as u32) {
-                    e.nonce.store(0, Ordering::Release);
-                }
-                self.mem
-                    .free
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(n as u32);
-            }
-        }
-    }
-}
 impl Memory {
-    /// None registered yet.
+    /// Nothing registered yet.
     ///
     /// # Errors
-    /// The key table cannot be made.
+    /// [`FabricError::Local`] where there is no memory for the key table.
     pub fn new() -> Result<Memory, FabricError> {
-        let fd = memfd("keys", SLOTS * size_of::<Entry>())?;
-        let table = Mapping::new(&fd, SLOTS * size_of::<Entry>(), true)?;
         Ok(Memory(Arc::new(Inner {
-            table_fd: fd,
-            table,
+            table: Table::new()?,
             slots: RwLock::default(),
-            free: Mutex::default(),
             // Keys of an earlier start must not fit.
-            nonce: AtomicU64::new(u64::from_le_bytes(crate::auth::random()?) >> 2 | 1),
+            next_nonce: AtomicU64::new(u64::from_le_bytes(random()?) >> 2 | 1),
             next_region: AtomicU32::new(1),
-            regions: RwLock::default(),
         })))
     }
-    /// Registers `len` bytes of zeros, sparse: pages are taken when they are
-    /// touched.
+
+    /// Registers `len` bytes, zeroed; pages are committed when first touched.
+    /// `name` is for `/proc/PID/maps`.
     ///
     /// # Errors
-    /// Out of descriptors or address space.
+    /// [`FabricError::Local`] where the system refuses, `Invalid` for no bytes.
     pub fn register(&self, len: u64, name: &str) -> Result<Region, FabricError> {
-        let fd = memfd(name, len as usize)?;
-        let map = Mapping::new(&fd, len as usize, true)?;
+        if len == 0 {
+            return Err(FabricError::Invalid("a region of 0 bytes".to_owned()));
+        }
+        let fd = memfd(name, len)?;
+        let map = Mapping::new(&fd, len, true)?;
         let id = self.0.next_region.fetch_add(1, Ordering::Relaxed);
-        let r = Arc::new(RegionInner {
+        let (grants, memory) = (Mutex::default(), self.0.clone());
+        Ok(Region(Arc::new(RegionInner {
             id,
             fd,
             map,
-            holders: Mutex::default(),
-            mem: self.0.clone(),
-        });
-        self.0
-            .regions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, Arc::downgrade(&r));
-        Ok(Region(r))
+            grants,
+            memory,
+        })))
+    }
+
+    /// Carries out a read of `who`'s, appending to `out`.
+    pub(crate) fn serve_read(
+        &self,
+        who: Identity,
+        pieces: impl Iterator<Item = Piece>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), FabricError> {
+        // Held while copying, so that a revocation waits for us.
+        let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner);
+        for piece in pieces {
+            let (region, offset) = slots.resolve(who, &piece, false)?;
+            let begin = out.len();
+            out.resize(begin + piece.len, 0);
+            region.read(offset, &mut out[begin..])?;
+        }
+        Ok(())
+    }
+
+    /// Carries out a write of `who`'s: all pieces, or none where one is refused.
+    pub(crate) fn serve_write(
+        &self,
+        who: Identity,
+        pieces: impl Iterator<Item = Piece> + Clone,
+        mut data: &[u8],
+    ) -> Result<(), FabricError> {
+        let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner);
+        for piece in pieces.clone() {
+            slots.resolve(who, &piece, true)?;
+        }
+        for piece in pieces {
+            let (region, offset) = slots.resolve(who, &piece, true)?;
+            let (bytes, rest) = data
+                .split_at_checked(piece.len)
+                .ok_or(FabricError::OutOfBounds)?;
+            region.write(offset, bytes)?;
+            data = rest;
+        }
+        Ok(())
+    }
+
+    /// The descriptor, length and access of the region that `key` lets `who`
+    /// map; those of the key table for region 0.
+    pub(crate) fn serve_map(
+        &self,
+        who: Identity,
+        key: RemoteKey,
+    ) -> Result<(OwnedFd, u64, bool), FabricError> {
+        if key.region == 0 {
+            return Ok((self.0.table.descriptor()?, TABLE, false));
+        }
+        let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.slot(who, key)?;
+        let region = slot
+            .region
+            .upgrade()
+            .map(Region)
+            .ok_or(FabricError::BadKey)?;
+        let writable = slot.grant.writable;
+        drop(slots);
+        let copy = || {
+            region
+                .0
+                .fd
+                .try_clone()
+                .map_err(|e| FabricError::local("a descriptor", e))
+        };
+        let fd = if writable {
+            copy()?
+        } else {
+            read_only(&region.0.fd)?
+        };
+        Ok((fd, region.len(), writable))
     }
 }
-fn memfd(name: &str, len: usize) -> Result<OwnedFd, FabricError> {
-    let fd = rustix::fs::memfd_create(
-        name,
-        rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING,
-    )
-    .map_err(|e| local("memfd_create", e))?;
-    rustix::fs::ftruncate(&fd, len as u64).map_err(|e| local("ftruncate", e))?;
-    // Nobody who holds it can make it shorter under another's feet.
-    use rustix::fs::SealFlags;
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    rustix::fs::fcntl_add_seals(&fd, seals).map_err(|e| local("sealing a memfd", e))?;
-    Ok(fd)
+
+impl Slots {
+    fn slot(&self, who: Identity, key: RemoteKey) -> Result<&Slot, FabricError> {
+        let slot = self.used.get(key.slot as usize).and_then(Option::as_ref);
+        slot.filter(|s| s.nonce == key.nonce && s.to == who)
+            .ok_or(FabricError::BadKey)
+    }
+
+    fn resolve(
+        &self,
+        who: Identity,
+        piece: &Piece,
+        write: bool,
+    ) -> Result<(Region, u64), FabricError> {
+        let slot = self.slot(who, piece.remote.key)?;
+        let offset = slot
+            .grant
+            .place(piece.remote.offset, piece.len as u64, write)?;
+        let region = slot
+            .region
+            .upgrade()
+            .filter(|r| r.id == piece.remote.key.region);
+        Ok((region.map(Region).ok_or(FabricError::BadKey)?, offset))
+    }
 }
+
+impl Inner {
+    fn slots(&self) -> RwLockWriteGuard<'_, Slots> {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Invalidates the key in `slot`, waiting for operations of other
+    /// processes that this one carries out.
+    fn withdraw(&self, slot: u32, nonce: Option<u64>) {
+        let mut slots = self.slots();
+        let Some(place) = slots.used.get_mut(slot as usize) else {
+            return;
+        };
+        if place
+            .as_ref()
+            .is_some_and(|s| nonce.is_none_or(|n| n == s.nonce))
+        {
+            self.table.withdraw(slot);
+            *place = None;
+            slots.free.push(slot);
+        }
+    }
+}
+
+#[allow(clippy::len_without_is_empty)]
 impl Region {
-    /// Bytes.
+    /// Its length in bytes; never 0.
+    #[must_use]
     pub fn len(&self) -> u64 {
-        self.0.map.len as u64
+        self.0.map.len()
     }
-    /// Never: a region has at least a page.
-    pub fn is_empty(&self) -> bool {
-        false
+
+    fn grants(&self) -> MutexGuard<'_, Grants> {
+        self.0.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Grants `range` to one identity. On shared memory its holder maps the
-    /// whole region, so memory that others must not see belongs in regions of
-    /// its own.
+
+    /// Lets `to` reach `range` until [`Region::revoke`].
+    ///
+    /// On shm a holder is handed the whole region, to be read, or also written
+    /// where it has a writable grant, and what it was handed can't be taken
+    /// away. So whoever is granted [`Access::ReadWrite`] owns the region from
+    /// then on: nobody else gets a grant in it, also after a revocation.
     ///
     /// # Errors
-    /// `OutOfBounds`; too many keys.
+    /// `OutOfBounds`; `Invalid` where the grants there exclude this one;
+    /// `Local` where there are too many keys.
     pub fn grant(
         &self,
         to: Identity,
         range: Range<u64>,
         access: Access,
     ) -> Result<RemoteKey, FabricError> {
-        if range.end > self.len() || range.start >= range.end {
+        if range.start >= range.end || range.end > self.len() {
             return Err(FabricError::OutOfBounds);
         }
-        let mem = &self.0.mem;
-        {
-            let mut h = self
-                .0
-                .holders
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let e = h.entry(to).or_insert((access, 0));
-            e.1 += 1;
-            if access == Access::ReadWrite {
-                e.0 = access;
-            }
+        let mut grants = self.grants();
+        if let Some(other) = grants.excluder(to, access) {
+            let why = format!("{to} and {other} can't both hold a region that one of them owns");
+            return Err(FabricError::Invalid(why));
         }
-        let mut slots = mem.slots.write().unwrap_or_else(PoisonError::into_inner);
-        let n = match mem
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-        {
-            Some(n) => n as usize,
-            None => {
-                slots.push(None);
-                slots.len() - 1
-            }
-        };
-        let e = mem
-            .entry(n as u32)
-            .ok_or_else(|| local("grant", "too many keys"))?;
-        slots[n] = Some(Slot {
-            identity: to,
+        let memory = &self.0.memory;
+        let mut slots = memory.slots();
+        let slot = slots.take()?;
+        let nonce = memory.next_nonce.fetch_add(1, Ordering::Relaxed);
+        let key = RemoteKey {
             region: self.0.id,
-        });
-        let nonce = mem.nonce.fetch_add(1, Ordering::Relaxed);
-        e.offset.store(range.start, Ordering::Relaxed);
-        e.len.store(range.end - range.start, Ordering::Relaxed);
-        e.region_access.store(
-            u64::from(self.0.id) << 8 | u64::from(access == Access::ReadWrite),
-            Ordering::Relaxed,
-        );
-        e.nonce.store(nonce, Ordering::Release);
-        Ok(RemoteKey {
-            region: self.0.id,
-            slot: n as u32,
+            slot,
             nonce,
-        })
-    }
-    /// Ends a grant: no operation under the key starts from now on.
-    pub fn revoke(&self, key: RemoteKey) {
-        let mem = &self.0.mem;
-        let mut slots = mem.slots.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(e) = mem.entry(key.slot) else { return };
-        if e.nonce.load(Ordering::Acquire) != key.nonce {
-            return;
+        };
+        let grant = Grant {
+            range,
+            writable: access.writes(),
+        };
+        memory.table.publish(key, to, &grant);
+        let region = Arc::downgrade(&self.0);
+        slots.used[slot as usize] = Some(Slot {
+            nonce,
+            to,
+            grant,
+            region,
+        });
+        grants.by_slot.insert(slot, (to, access));
+        if access == Access::ReadWrite {
+            grants.owner = Some(to);
         }
-        e.nonce.store(0, Ordering::SeqCst);
-        if let Some(slot) = slots.get_mut(key.slot as usize).and_then(Option::take) {
-            let mut holders = self
-                .0
-                .holders
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, keys)) = holders.get_mut(&slot.identity) {
-                *keys -= 1;
-                if *keys == 0 {
-                    holders.remove(&slot.identity);
-                }
+        Ok(key)
+    }
+
+    /// Takes a grant back; nothing where it is not valid any more. When this
+    /// returns no operation under the key begins, and none that this process
+    /// carries out (tcp) is running. A process on the same machine (shm) may
+    /// be in the middle of a copy: its read fails then, its write may still
+    /// land, in this region alone.
+    pub fn revoke(&self, key: RemoteKey) {
+        let mut grants = self.grants();
+        if key.region == self.0.id {
+            let memory = &self.0.memory;
+            memory.withdraw(key.slot, Some(key.nonce));
+            let slots = memory.slots.read().unwrap_or_else(PoisonError::into_inner);
+            if slots
+                .used
+                .get(key.slot as usize)
+                .is_some_and(Option::is_none)
+            {
+                grants.by_slot.remove(&key.slot);
             }
         }
-        mem.free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(key.slot);
     }
-    fn check(&self, off: u64, len: u64) -> Result<(), FabricError> {
-        if off.checked_add(len).is_none_or(|e| e > self.len()) {
-            Err(FabricError::OutOfBounds)
-        } else {
-            Ok(())
-        }
-    }
+
     /// Copies out.
     ///
     /// # Errors
     /// `OutOfBounds`.
     pub fn read(&self, offset: u64, dst: &mut [u8]) -> Result<(), FabricError> {
-        self.check(offset, dst.len() as u64)?;
-        // SAFETY: checked to lie inside the mapping; bytes that others may write
-        // meanwhile, as with RDMA.
-        unsafe { std::ptr::copy_nonoverlapping(self.0.ptr(offset), dst.as_mut_ptr(), dst.len()) };
-        Ok(())
+        self.0
+            .map
+            .read(offset, dst)
+            .then_some(())
+            .ok_or(FabricError::OutOfBounds)
     }
+
     /// Copies in.
     ///
     /// # Errors
     /// `OutOfBounds`.
     pub fn write(&self, offset: u64, src: &[u8]) -> Result<(), FabricError> {
-        self.check(offset, src.len() as u64)?;
-        // SAFETY: checked to lie inside the mapping, as in `read`.
-        unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), self.0.ptr(offset), src.len()) };
-        Ok(())
+        self.0
+            .map
+            .write(offset, src)
+            .then_some(())
+            .ok_or(FabricError::OutOfBounds)
     }
-    /// Makes `range` zeros and gives whole pages back to the host.
+
+    fn check(&self, range: &Range<u64>) -> Result<(), FabricError> {
+        let inside = range.start <= range.end && range.end <= self.len();
+        inside.then_some(()).ok_or(FabricError::OutOfBounds)
+    }
+
+    /// Zeros a range and gives its whole pages back.
     ///
     /// # Errors
-    /// `OutOfBounds`; what fallocate(2) answered.
+    /// `OutOfBounds`; `Local` where the system refuses.
     pub fn zero(&self, range: Range<u64>) -> Result<(), FabricError> {
-        self.check(
-            range.start,
-            range
-                .end
-                .checked_sub(range.start)
-                .ok_or(FabricError::OutOfBounds)?,
-        )?;
-        rustix::fs::fallocate(
-            &self.0.fd,
-            rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE,
-            range.start,
-            range.end - range.start,
-        )
-        .map_err(|e| local("punch", e))
+        self.check(&range)?;
+        punch(&self.0.fd, &range).map_err(|e| FabricError::local("freeing registered memory", e))
     }
-    /// Takes the pages of `range` now, so that no one faults for them later.
+
+    /// Commits the pages of a range now.
     ///
     /// # Errors
-    /// `OutOfBounds`.
+    /// `OutOfBounds`; `Local` where there is no memory.
     pub fn populate(&self, range: Range<u64>) -> Result<(), FabricError> {
-        self.check(
-            range.start,
-            range
-                .end
-                .checked_sub(range.start)
-                .ok_or(FabricError::OutOfBounds)?,
-        )?;
-        // SAFETY: the range lies inside the region's own mapping.
-        let _ = unsafe {
-            rustix::mm::madvise(
-                self.0.ptr(range.start).cast(),
-                (range.end - range.start) as usize,
-                rustix::mm::Advice::LinuxPopulateWrite,
-            )
-        };
-        Ok(())
+        self.check(&range)?;
+        match self.0.map.populate(range.start, range.end - range.start) {
+            // Older kernels than 5.14 have no populating: touching will do.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(e) => Err(FabricError::local("committing registered memory", e)),
+        }
+    }
+}
+
+impl Slots {
+    fn take(&mut self) -> Result<u32, FabricError> {
+        if let Some(slot) = self.free.pop() {
+            return Ok(slot);
+        }
+        let next = u32::try_from(self.used.len()).ok().filter(|n| *n < SLOTS);
+        let slot = next.ok_or_else(|| {
+            FabricError::local("a grant", format!("{SLOTS} keys are out: revoke some"))
+        })?;
+        self.used.push(None);
+        Ok(slot)
+    }
+}
+
+impl Drop for RegionInner {
+    fn drop(&mut self) {
+        let grants = self
+            .grants
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for slot in grants.by_slot.keys() {
+            self.memory.withdraw(*slot, None);
+        }
+        // Peers may have it mapped for long: its pages go now.
+        if let Err(e) = punch(&self.fd, &(0..self.map.len())) {
+            tracing::warn!("registered memory was not freed: {e}");
+        }
     }
 }

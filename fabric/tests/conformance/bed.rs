@@ -15,6 +15,7 @@ use tempfile::TempDir;
 pub(crate) enum Kind {
     Shm,
     Tcp,
+    Sim,
 }
 
 impl Kind {
@@ -22,6 +23,7 @@ impl Kind {
         match self {
             Kind::Shm => BackendChoice::Shm,
             Kind::Tcp => BackendChoice::Tcp,
+            Kind::Sim => BackendChoice::Auto,
         }
     }
 
@@ -30,6 +32,10 @@ impl Kind {
         match self {
             Kind::Shm => format!("shm:{}/socket", dir.path().display()),
             Kind::Tcp => "tcp:127.0.0.1:0".to_owned(),
+            Kind::Sim => format!(
+                "sim:{}/server",
+                dir.path().display().to_string().replace('/', "-")
+            ),
         }
     }
 }

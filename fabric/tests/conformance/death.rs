@@ -1,7 +1,9 @@
 //! A peer that is killed in the middle: a real process, kill -9.
 
 use crate::bed::{ALICE, KEEP, Kind, Tester, eventually, segment};
-use fabric::{Access, ClusterKey, Connection, Credential, FabricError, Options, Peer, Server};
+use fabric::{
+    Access, ClusterKey, Connection, Credential, FabricError, Options, Peer, Server, Work,
+};
 use proto::Identity;
 use proto::addr::RemoteKey;
 use std::io::{BufRead, BufReader};
@@ -126,6 +128,24 @@ pub(crate) fn a_call_to_a_killed_peer_fails(kind: Kind) {
     );
     assert!(matches!(idle.call(b"e"), Err(FabricError::Broken { .. })));
     assert!(waiting.is_broken() && idle.is_broken());
+}
+
+pub(crate) fn posted_operations_to_a_killed_peer_fail(kind: Kind) {
+    let mut server = Killed::start(kind);
+    let mut connection = server.connect();
+    let ticket = connection.post(Work::Call(vec![KEEP])).unwrap();
+    server.kill();
+    let begun = Instant::now();
+    let answer = connection.complete(ticket);
+    assert!(
+        matches!(answer, Err(FabricError::Broken { .. })),
+        "{answer:?}"
+    );
+    assert!(
+        begun.elapsed() < Options::default().call_timeout,
+        "by the hang-up"
+    );
+    assert!(connection.post(Work::Call(vec![KEEP])).is_err());
 }
 
 /// On shm the memory is still mapped here: the death is noticed nevertheless.

@@ -87,6 +87,26 @@ pub(crate) fn garbage_harms_nobody(kind: Kind) {
     );
 }
 
+/// A newer release must be told why, in words that an older one understands.
+pub(crate) fn another_version_is_refused_by_name(kind: Kind) {
+    let bed = Bed::new(kind);
+    let mut hello = record_hello();
+    let version = proto::wire::PROTOCOL_VERSION;
+    assert_eq!(hello[16..18], version.to_le_bytes());
+    hello[16..18].copy_from_slice(&(version + 1).to_le_bytes());
+    let mut socket = raw(&bed);
+    socket.write_all(&hello).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    let both = [
+        format!("version {}", version + 1),
+        format!("we speak {version}"),
+    ];
+    assert!(both.iter().all(|part| answer.contains(part)), "{answer}");
+    bed.assert_sound();
+}
+
 pub(crate) fn silence_holds_up_nobody(kind: Kind) {
     let bed = Bed::new(kind);
     let silent: Vec<_> = (0..20).map(|_| raw(&bed)).collect();

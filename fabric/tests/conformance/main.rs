@@ -14,15 +14,32 @@ mod hostile;
 mod meeting;
 mod messages;
 mod one_sided;
+mod posted;
 
 /// A module a backend, with all of the tests in it.
-macro_rules! on_every_backend {
-    ($($file:ident: $($test:ident),+ $(,)?);+ $(;)?) => {
-        mod shm {
-            $($(#[test] fn $test() { crate::$file::$test(crate::bed::Kind::Shm) })+)+
+macro_rules! on_backend {
+    ($name:ident, $kind:expr; $($file:ident: $($test:ident),+ $(,)?);+ $(;)?) => {
+        mod $name {
+            $($(#[test] fn $test() { crate::$file::$test($kind) })+)+
         }
-        mod tcp {
-            $($(#[test] fn $test() { crate::$file::$test(crate::bed::Kind::Tcp) })+)+
+    };
+}
+
+/// What every backend promises.
+macro_rules! on_every_backend {
+    ($($tests:tt)+) => {
+        on_backend! { shm, crate::bed::Kind::Shm; $($tests)+ }
+        on_backend! { tcp, crate::bed::Kind::Tcp; $($tests)+ }
+        on_backend! { sim, crate::bed::Kind::Sim; $($tests)+ }
+    };
+}
+
+/// What those promise beside that join processes.
+macro_rules! between_processes {
+    ($($tests:tt)+) => {
+        mod processes {
+            on_backend! { shm, crate::bed::Kind::Shm; $($tests)+ }
+            on_backend! { tcp, crate::bed::Kind::Tcp; $($tests)+ }
         }
     };
 }
@@ -41,7 +58,16 @@ on_every_backend! {
         a_write_arrives_before_the_message_after_it,
         zeroed_memory_reads_as_zeros,
         segments_outside_the_buffer_are_refused,
-        any_transfers_agree_with_a_model;
+        any_transfers_agree_with_a_model,
+        a_region_is_written_by_one_identity_alone;
+    posted:
+        operations_complete_in_any_order_of_asking,
+        blocking_operations_go_between,
+        much_is_posted_at_once,
+        what_is_refused_is_told_at_completion,
+        what_cannot_be_posted_is_refused_at_once,
+        an_answer_that_does_not_come,
+        an_emulated_network_overlaps;
     messages:
         messages_of_every_length,
         a_message_that_is_too_long,
@@ -58,14 +84,20 @@ on_every_backend! {
         many_short_connections,
         a_peer_comes_and_goes,
         only_the_chosen_backend_is_used,
-        an_address_in_use_is_not_taken_over,
+        an_address_in_use_is_not_taken_over;
+}
+
+between_processes! {
+    meeting:
         descriptors_go_above_the_floor;
     death:
         a_call_to_a_killed_peer_fails,
+        posted_operations_to_a_killed_peer_fail,
         a_one_sided_read_of_a_killed_peer_fails,
         a_peer_reconnects_after_a_restart,
         the_address_of_a_killed_peer_is_free;
     hostile:
+        another_version_is_refused_by_name,
         garbage_harms_nobody,
         silence_holds_up_nobody,
         half_a_handshake_harms_nobody;

@@ -11,10 +11,10 @@ pub(crate) fn the_two_know_each_other(kind: Kind) {
     let bed = Bed::new(kind);
     let alice = bed.connect(ALICE);
     assert_eq!(alice.peer(), Identity::Operator);
-    let backend = if kind == Kind::Shm {
-        Backend::Shm
-    } else {
-        Backend::Tcp
+    let backend = match kind {
+        Kind::Shm => Backend::Shm,
+        Kind::Tcp => Backend::Tcp,
+        Kind::Sim => Backend::Sim,
     };
     assert_eq!(alice.backend(), backend);
     let registered = Identity::Node(NodeId(4), Generation(2));
@@ -55,7 +55,7 @@ pub(crate) fn nobody_is_there(kind: Kind) {
     let addrs = bed.server.addrs();
     bed.server.shutdown();
     let address = match kind {
-        Kind::Shm => addrs[0].clone(),
+        Kind::Shm | Kind::Sim => addrs[0].clone(),
         // Port 1 of this host: nothing listens there.
         Kind::Tcp => "tcp:127.0.0.1:1".to_owned(),
     };

@@ -362,3 +362,28 @@ pub(crate) fn any_transfers_agree_with_a_model(kind: Kind) {
     };
     runner.run(&transfers, agrees).unwrap();
 }
+
+pub(crate) fn a_region_is_written_by_one_identity_alone(kind: Kind) {
+    let bed = Bed::new(kind);
+    let (region, key) = bed.granted(2 * PAGE as u64, ALICE, Access::ReadWrite);
+    let half = PAGE as u64..2 * PAGE as u64;
+    for access in [Access::Read, Access::ReadWrite, Access::Shared] {
+        let second = region.grant(BOB, half.clone(), access);
+        assert!(matches!(second, Err(FabricError::Invalid(_))), "{access:?}");
+    }
+    assert!(region.grant(ALICE, half.clone(), Access::Read).is_ok());
+    let shared = bed.memory().register(PAGE as u64, "shared").unwrap();
+    let one = shared.grant(ALICE, 0..8, Access::Shared).unwrap();
+    let other = shared.grant(BOB, 0..8, Access::Shared).unwrap();
+    bed.connect(ALICE)
+        .write(&segment(one, 0, 5), b"hello")
+        .unwrap();
+    let mut seen = [0; 5];
+    bed.connect(BOB)
+        .read(&segment(other, 0, 5), &mut seen)
+        .unwrap();
+    assert_eq!(&seen, b"hello");
+    region.revoke(key);
+    let after = region.grant(BOB, half, Access::Read);
+    assert!(after.is_err(), "alice may have kept what she was handed");
+}

@@ -96,7 +96,7 @@ impl Windows {
         let region = self.regions.get(&(index / WINDOW)).ok_or(Errno::EIO)?;
         let start = index % WINDOW * EXTENT_SIZE;
         let access = if writable {
-            Access::ReadWrite
+            Access::Shared
         } else {
             Access::Read
         };

@@ -1,0 +1,210 @@
+//! Shared mappings of memfds: the memory that one-sided operations of the shm
+//! backend go to. With [`crate::window`] the only unsafe code of this crate.
+//!
+//! Other processes read and write this memory at any time. It is only ever
+//! copied from and to (no reference to it is made, but to atomics), and what
+//! was copied out is untrusted.
+
+use crate::FabricError;
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+/// A mapping of the whole of a memfd. Unmapped when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    writable: bool,
+}
+
+// SAFETY: a Mapping owns address space, which belongs to the process and not
+// to a thread; its bytes are only reached by copies and atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `len` bytes of `fd`, a memfd that can't shrink below
+    /// (see [`is_safe_to_map`] for one that came from a peer).
+    pub(crate) fn new(fd: impl AsFd, len: u64, writable: bool) -> Result<Mapping, FabricError> {
+        let failed = |why: String| FabricError::local("mapping registered memory", why);
+        let len = usize::try_from(len).map_err(|e| failed(e.to_string()))?;
+        let prot = if writable {
+            ProtFlags::READ | ProtFlags::WRITE
+        } else {
+            ProtFlags::READ
+        };
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address the kernel chooses touches no
+        // memory that exists.
+        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) }
+            .map_err(|e| failed(format!("{len} bytes: {e}")))?;
+        let start = NonNull::new(start.cast()).ok_or_else(|| failed("at 0".to_owned()))?;
+        Ok(Mapping {
+            start,
+            len,
+            writable,
+        })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The address of `len` bytes at `offset`; `None` outside.
+    pub(crate) fn at(&self, offset: u64, len: u64) -> Option<*mut u8> {
+        let inside = offset.checked_add(len)? <= self.len();
+        inside.then(|| self.start.as_ptr().wrapping_add(offset as usize))
+    }
+
+    /// Copies out; false outside.
+    pub(crate) fn read(&self, offset: u64, dst: &mut [u8]) -> bool {
+        let Some(from) = self.at(offset, dst.len() as u64) else {
+            return false;
+        };
+        // SAFETY: `at` checked that the source lies in the mapping, which
+        // lives as long as self; `dst` is ours, so they don't overlap.
+        unsafe { std::ptr::copy_nonoverlapping(from, dst.as_mut_ptr(), dst.len()) };
+        true
+    }
+
+    /// Copies in; false outside or where it must not be written.
+    pub(crate) fn write(&self, offset: u64, src: &[u8]) -> bool {
+        let Some(to) = self.at(offset, src.len() as u64).filter(|_| self.writable) else {
+            return false;
+        };
+        // SAFETY: as for `read`, and the mapping is writable.
+        unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), to, src.len()) };
+        true
+    }
+
+    /// `N` words at `offset`, a multiple of 8; `None` outside.
+    pub(crate) fn words<const N: usize>(&self, offset: u64) -> Option<&[AtomicU64; N]> {
+        let at = self
+            .at(offset, 8 * N as u64)
+            .filter(|_| offset.is_multiple_of(8))?;
+        // SAFETY: inside the mapping (which starts at a page), aligned, alive
+        // as long as self; atomics may be changed by others at any time. Those
+        // of a read-only mapping are only loaded.
+        Some(unsafe { &*at.cast::<[AtomicU64; N]>() })
+    }
+
+    /// Maps the pages of a range at once, committing them: one call instead
+    /// of a fault for each.
+    pub(crate) fn populate(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let start = self.at(offset, len).ok_or(Errno::INVAL)?;
+        let into = start.align_offset(4096);
+        let back = if into == 0 { 0 } else { 4096 - into };
+        let advice = if self.writable {
+            Advice::LinuxPopulateWrite
+        } else {
+            Advice::LinuxPopulateRead
+        };
+        let start = start.wrapping_sub(back);
+        // SAFETY: inside the mapping, rounded to its pages; populating changes
+        // no content.
+        unsafe { rustix::mm::madvise(start.cast(), len as usize + back, advice) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: made by mmap with this length, and nothing refers to it any
+        // more: addresses handed out are documented to end with it.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A zeroed, sparse memfd of fixed length: nobody who is handed it can shrink
+/// it under those who have mapped it.
+pub(crate) fn memfd(name: &str, len: u64) -> Result<OwnedFd, FabricError> {
+    let failed = |e: Errno| FabricError::local(&format!("memory {name:?} of {len} bytes"), e);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create(name, flags).map_err(failed)?;
+    rustix::fs::ftruncate(&fd, len).map_err(failed)?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&fd, seals).map_err(failed)?;
+    Ok(fd)
+}
+
+/// Another descriptor of a memfd, one that can't be written through.
+pub(crate) fn read_only(fd: &OwnedFd) -> Result<OwnedFd, FabricError> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| FabricError::local("a read-only descriptor (is /proc mounted?)", e))
+}
+
+/// Whether mapping `len` bytes of a memfd that came from a peer can't fault
+/// later: it is that long and can't shrink.
+pub(crate) fn is_safe_to_map(fd: &OwnedFd, len: u64) -> bool {
+    let seals = rustix::fs::fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
+    let real = rustix::fs::fstat(fd).map_or(0, |s| s.st_size.unsigned_abs());
+    len > 0 && len <= real && seals.contains(SealFlags::SHRINK)
+}
+
+/// Zeros a range; whole pages of it are given back.
+pub(crate) fn punch(fd: &OwnedFd, range: &Range<u64>) -> Result<(), Errno> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(fd, flags, range.start, range.end - range.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_stay_inside() {
+        let fd = memfd("test", 8192).unwrap();
+        let map = Mapping::new(&fd, 8192, true).unwrap();
+        assert!(map.write(8190, &[1, 2]) && !map.write(8191, &[1, 2]));
+        let mut two = [0; 2];
+        assert!(map.read(8190, &mut two) && two == [1, 2]);
+        assert!(!map.read(u64::MAX, &mut two) && !map.read(8192, &mut two));
+        assert!(map.words::<1>(8184).is_some() && map.words::<2>(8184).is_none());
+        assert!(map.words::<1>(4).is_none());
+    }
+
+    #[test]
+    fn a_read_only_descriptor_reads_only() {
+        let fd = memfd("test", 4096).unwrap();
+        let other = read_only(&fd).unwrap();
+        assert!(Mapping::new(&other, 4096, true).is_err());
+        assert!(!Mapping::new(&other, 4096, false).unwrap().write(0, &[1]));
+    }
+
+    #[test]
+    fn nobody_can_shrink_it() {
+        let fd = memfd("test", 4096).unwrap();
+        assert!(rustix::fs::ftruncate(&fd, 0).is_err());
+        assert!(is_safe_to_map(&fd, 4096) && !is_safe_to_map(&fd, 4097));
+        let soft = rustix::fs::memfd_create("soft", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&soft, 4096).unwrap();
+        assert!(!is_safe_to_map(&soft, 4096));
+    }
+
+    #[test]
+    fn populating_and_punching() {
+        let fd = memfd("test", 1 << 20).unwrap();
+        let map = Mapping::new(&fd, 1 << 20, true).unwrap();
+        map.populate(100, 10_000).unwrap();
+        assert!(rustix::fs::fstat(&fd).unwrap().st_blocks >= 3 * 8);
+        assert!(map.write(0, &[7; 9000]));
+        punch(&fd, &(100..8500)).unwrap();
+        let mut bytes = [0; 9000];
+        assert!(map.read(0, &mut bytes));
+        assert!(bytes[..100].iter().chain(&bytes[8500..]).all(|b| *b == 7));
+        assert!(bytes[100..8500].iter().all(|b| *b == 0));
+    }
+}
