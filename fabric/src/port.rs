@@ -2,21 +2,19 @@
 //! for one-sided operations and calls the service for messages.
 
 use crate::frame::{
-    AWAKE, Garbled, Header, Kind, Outcome, decode_key, decode_read, decode_write, encode_mapped,
+    Garbled, Header, Kind, Outcome, decode_key, decode_read, decode_write, encode_mapped,
 };
 use crate::handshake;
 use crate::listen::Entry;
 use crate::server::{Answers, Hub, Responder, Service};
-use crate::spin::{Gaps, Spin};
 use crate::stream::{Deadline, Stream, Wait, send, send_frame};
 use crate::{FabricError, Memory};
 use proto::Identity;
 use rustix::fd::OwnedFd;
 use rustix::net::{Shutdown, shutdown};
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// For the handshake, and for a peer to send the rest of a frame or to take
 /// an answer.
@@ -28,24 +26,13 @@ struct Port {
     socket: Arc<OwnedFd>,
     name: String,
     sending: Mutex<()>,
-    /// Whether the connection's thread will poll for the next request.
-    polls: AtomicBool,
 }
 
 impl Port {
-    fn flags(&self) -> u8 {
-        if self.polls.load(Ordering::Relaxed) {
-            AWAKE
-        } else {
-            0
-        }
-    }
-
     fn header(&self, kind: Kind, outcome: Outcome, len: usize, id: u64) -> Header {
         Header {
             kind,
             outcome,
-            flags: self.flags(),
             len,
             id,
         }
@@ -100,7 +87,7 @@ pub(crate) fn serve(
     service: Arc<dyn Service>,
     entry: &Entry,
 ) -> Result<(), FabricError> {
-    let mut stream = Stream::new(socket.clone(), "a stranger".to_owned(), Spin::new());
+    let mut stream = Stream::new(socket.clone(), "a stranger".to_owned());
     let who = handshake::admit(&mut stream, &hub.key, &hub.met(), &Deadline::after(LIMIT))?;
     entry.is_known();
     stream.name = who.to_string();
@@ -108,7 +95,6 @@ pub(crate) fn serve(
         socket: socket.clone(),
         name: who.to_string(),
         sending: Mutex::default(),
-        polls: AtomicBool::new(false),
     });
     let _presence = hub.arrive(who, service.clone());
     let mut session = Session {
@@ -138,21 +124,15 @@ struct Session {
 
 impl Session {
     fn run(&mut self) -> Result<(), FabricError> {
-        let mut gaps = Gaps::new();
         loop {
             let header = self.stream.header(&Wait::Forever)?;
-            gaps.requested(Instant::now());
             self.body.resize(header.len, 0);
             let mut body = std::mem::take(&mut self.body);
             let wait = Wait::Until(Deadline::after(LIMIT));
             let whole = self.stream.fill(&mut body, &wait);
             self.body = body;
             whole?;
-            self.stream.spin.expect(gaps.are_short());
-            let polls = self.stream.spin.is_worthwhile();
-            self.port.polls.store(polls, Ordering::Relaxed);
             self.carry_out(header)?;
-            gaps.answered(Instant::now());
         }
     }
 

@@ -8,18 +8,16 @@
 
 use crate::batch::batches;
 use crate::dial::Address;
-use crate::frame::{self, AWAKE, Garbled, Header, Kind, Outcome, decode_mapped};
+use crate::frame::{self, Garbled, Header, Kind, Outcome, decode_mapped};
 use crate::handshake::{self, Met};
 use crate::link::{Link, Ticket, Work};
 use crate::mapping::{Mapping, is_safe_to_map};
-use crate::spin::{LONGEST, Spin};
 use crate::stream::{Deadline, Stream, Wait};
 use crate::window::{Fetch, Window, views_of};
 use crate::{Backend, Credential, FabricError, Segment};
 use proto::addr::{RemoteAddr, RemoteKey};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Bytes of posted operations, with their answers, that may be on their way
 /// when something else is sent: less than the smallest socket buffer.
@@ -34,8 +32,6 @@ pub(crate) struct SocketLink {
 struct Channel {
     stream: Stream,
     next: u64,
-    /// When the peer last said that it goes on polling.
-    awake: Option<Instant>,
     /// Reused for what is sent.
     request: Vec<u8>,
     /// Not answered yet.
@@ -59,7 +55,7 @@ impl SocketLink {
             fd = host::descriptor::raise(fd, floor)
                 .map_err(|e| FabricError::local(&format!("a descriptor above {floor}"), e))?;
         }
-        let mut stream = Stream::new(Arc::new(fd), text.to_owned(), Spin::new());
+        let mut stream = Stream::new(Arc::new(fd), text.to_owned());
         let met = handshake::greet(&mut stream, credential, deadline)?;
         let me = credential.identity;
         let window = (address.backend() == Backend::Shm)
@@ -174,7 +170,6 @@ impl Channel {
         Channel {
             stream,
             next: 0,
-            awake: None,
             request: Vec::new(),
             posted: HashMap::new(),
             on_the_way: 0,
@@ -203,15 +198,7 @@ impl Channel {
             let header = self.stream.header(&Wait::Until(*deadline))?;
             self.put_aside(header, deadline)?;
         }
-        // A peer that sleeps is woken on this CPU if we sleep too; one that
-        // polls answers at once: see `spin`.
-        let polls = self
-            .awake
-            .take()
-            .is_some_and(|since| since.elapsed() < LONGEST);
-        self.stream.send(asked, parts, deadline)?;
-        self.stream.spin.expect(polls);
-        Ok(())
+        self.stream.send(asked, parts, deadline)
     }
 
     /// Receives the header of the answer to `id`, a frame of `kind`.
@@ -229,13 +216,10 @@ impl Channel {
     }
 
     /// Checks an answer's form, whatever its outcome.
-    fn check(&mut self, header: Header, kind: Kind) -> Result<(), FabricError> {
+    fn check(&self, header: Header, kind: Kind) -> Result<(), FabricError> {
         header
             .expect(kind)
             .map_err(|garbled| self.wrong(&garbled))?;
-        if header.flags & AWAKE != 0 {
-            self.awake = Some(Instant::now());
-        }
         if header.outcome != Outcome::Done && header.len > 0 {
             return Err(self.wrong(&Garbled::Length(kind)));
         }

@@ -126,7 +126,7 @@ pub(crate) struct Stream {
     fd: Arc<OwnedFd>,
     /// Who is at the other end, for messages.
     pub(crate) name: String,
-    pub(crate) spin: Spin,
+    spin: Spin,
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -136,11 +136,11 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(fd: Arc<OwnedFd>, name: String, spin: Spin) -> Stream {
+    pub(crate) fn new(fd: Arc<OwnedFd>, name: String) -> Stream {
         Stream {
             fd,
             name,
-            spin,
+            spin: Spin::default(),
             buffer: vec![0; BUFFERED].into_boxed_slice(),
             start: 0,
             end: 0,

@@ -17,14 +17,18 @@ use crate::excache::{LineNo, Victim};
 use crate::fatal;
 use crate::stats::Counters;
 use aspace::{AddressSpace, Vma, VmaBacking};
-use fabric::Segment;
+use fabric::{FabricError, Segment};
 use host::mapping::Span;
+use proto::NodeId;
 use proto::addr::{EXTENT_SIZE, PAGE_SIZE, RemoteAddr, UserAddr};
 use proto::mem::{FileRef, MapFlags};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const PAGE: usize = PAGE_SIZE as usize;
+
+/// Where a page belongs.
+type Target = (NodeId, RemoteAddr);
 
 /// A page to be written back.
 struct Page<'a> {
@@ -176,36 +180,32 @@ impl Memory {
                 }));
             }
         }
-        let len = pages.len() * PAGE;
-        if me.buffer.len() < len {
-            me.buffer.resize(len, 0);
-        }
-        let mut kept = Vec::with_capacity(pages.len());
-        for page in &pages {
-            let slot = kept.len() * PAGE;
-            let bytes = &mut me.buffer[slot..slot + PAGE];
-            self.read_resident(page.at, bytes);
-            if self.is_untouched_zero(page, bytes) {
+        pages.retain(|page| {
+            let untouched = self.is_untouched_zero(page);
+            if untouched {
                 self.pages.untouch(page.at);
-                continue;
             }
-            kept.push(Page {
-                at: page.at,
-                vma: page.vma,
-            });
-        }
-        counters.written_back(kept.len() as u64 * PAGE_SIZE);
-        self.send(&kept, me);
+            !untouched
+        });
+        counters.written_back(pages.len() as u64 * PAGE_SIZE);
+        self.send(&pages, me);
     }
 
     /// A page of zeros that no component has heard of need not be sent.
-    fn is_untouched_zero(&self, page: &Page<'_>, bytes: &[u8]) -> bool {
-        matches!(page.vma.backing, VmaBacking::Anonymous)
-            && !self.pages.is_remote(page.at)
-            && bytes.chunks_exact(8).all(|c| c == [0; 8])
+    fn is_untouched_zero(&self, page: &Page<'_>) -> bool {
+        if !matches!(page.vma.backing, VmaBacking::Anonymous) || self.pages.is_remote(page.at) {
+            return false;
+        }
+        // Most pages differ from zero in their first line already.
+        let mut bytes = [0; PAGE];
+        [64, PAGE].into_iter().all(|len| {
+            self.read_resident(page.at, &mut bytes[..len]);
+            bytes[..len].iter().all(|b| *b == 0)
+        })
     }
 
-    /// Copies a resident page, also one that the program may not read.
+    /// Copies the start of a resident page, also of one that the program may
+    /// not read.
     pub(super) fn read_resident(&self, at: UserAddr, bytes: &mut [u8]) {
         let len = bytes.len() as u64;
         // SAFETY: `bytes` is ours; a page that can't be read gives a short count.
@@ -222,33 +222,16 @@ impl Memory {
         }
     }
 
-    /// Sends pages that lie one after the other in the thread's buffer.
+    /// Brings pages to where they belong.
     fn send(&self, pages: &[Page<'_>], me: &mut Scratch) {
         for _ in 0..8 {
-            me.segments.clear();
             let mut written: Vec<(Arc<FileRef>, u64)> = Vec::new();
-            for (n, page) in pages.iter().enumerate() {
-                let (node, remote) = self.target(page, &mut written);
-                let local = (n * PAGE) as u32;
-                match me.segments.last_mut() {
-                    Some((last, s))
-                        if *last == node
-                            && s.local + s.len == local
-                            && s.remote.plus(u64::from(s.len)) == remote =>
-                    {
-                        s.len += PAGE as u32;
-                    }
-                    _ => me.segments.push((
-                        node,
-                        Segment {
-                            local,
-                            len: PAGE as u32,
-                            remote,
-                        },
-                    )),
-                }
-            }
-            if self.post_writes(me, pages.len() * PAGE) {
+            let targets: Vec<Target> = pages.iter().map(|p| self.target(p, &mut written)).collect();
+            let placed = match self.place(pages, &targets) {
+                Some(placed) => placed,
+                None => self.transmit(pages, &targets, me),
+            };
+            if placed {
                 self.sent(pages, written);
                 return;
             }
@@ -259,11 +242,76 @@ impl Memory {
         fatal::end("leases are revoked as fast as they are granted while writing back");
     }
 
-    fn target(
-        &self,
-        page: &Page<'_>,
-        written: &mut Vec<(Arc<FileRef>, u64)>,
-    ) -> (proto::NodeId, RemoteAddr) {
+    /// Copies pages straight into the memory components' frames. `None` where
+    /// those are not mapped here; `Some(false)`: a lease is void.
+    fn place(&self, pages: &[Page<'_>], targets: &[Target]) -> Option<bool> {
+        let mut from = 0;
+        while let Some(&(node, _)) = targets.get(from) {
+            let run = targets[from..].iter().take_while(|t| t.0 == node).count();
+            let mut mapped = true;
+            let sound = self.remote.transfer(node, |connection| {
+                for (page, (_, at)) in pages[from..].iter().zip(&targets[from..from + run]) {
+                    let Some(frame) = connection.mapped_mut(*at, PAGE) else {
+                        mapped = false;
+                        return Ok(());
+                    };
+                    // SAFETY: the frame is mapped for as long as the process
+                    // lives and has a page's length; the page may be anything.
+                    if unsafe { host::trap::copy(frame as u64, page.at.0, PAGE_SIZE) } != 0 {
+                        mapped = false;
+                        return Ok(());
+                    }
+                    if !connection.still_valid(*at) {
+                        return Err(FabricError::BadKey);
+                    }
+                }
+                Ok(())
+            });
+            if !mapped {
+                return None;
+            }
+            if !sound {
+                return Some(false);
+            }
+            from += run;
+        }
+        self.remote.count_mapped_write();
+        Some(true)
+    }
+
+    /// Sends pages over the fabric, through the thread's buffer. False: a
+    /// lease is void.
+    fn transmit(&self, pages: &[Page<'_>], targets: &[Target], me: &mut Scratch) -> bool {
+        let len = pages.len() * PAGE;
+        if me.buffer.len() < len {
+            me.buffer.resize(len, 0);
+        }
+        me.segments.clear();
+        for (n, (page, &(node, remote))) in pages.iter().zip(targets).enumerate() {
+            self.read_resident(page.at, &mut me.buffer[n * PAGE..][..PAGE]);
+            let local = (n * PAGE) as u32;
+            match me.segments.last_mut() {
+                Some((last, s))
+                    if *last == node
+                        && s.local + s.len == local
+                        && s.remote.plus(u64::from(s.len)) == remote =>
+                {
+                    s.len += PAGE as u32;
+                }
+                _ => me.segments.push((
+                    node,
+                    Segment {
+                        local,
+                        len: PAGE as u32,
+                        remote,
+                    },
+                )),
+            }
+        }
+        self.post_writes(me, len)
+    }
+
+    fn target(&self, page: &Page<'_>, written: &mut Vec<(Arc<FileRef>, u64)>) -> Target {
         if let (VmaBacking::File { file, offset }, true) =
             (&page.vma.backing, page.vma.flags.has(MapFlags::SHARED))
         {

@@ -345,6 +345,11 @@ impl Remote {
         self.transfer(id, |c| c.read(segments, dst))
     }
 
+    /// Counts a write that needed no transfer.
+    pub(crate) fn count_mapped_write(&self) {
+        self.sent.writes.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts a read that needed no transfer: the frames are mapped here.
     pub(crate) fn count_mapped_read(&self) {
         self.sent.reads.fetch_add(1, Ordering::Relaxed);

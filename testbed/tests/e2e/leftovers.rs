@@ -174,8 +174,12 @@ fn what_is_left_is_found() {
     assert!(home.processes().is_empty());
     let mut command = Command::new("sleep");
     let mut sleeper = home.mark(command.arg("100")).spawn().unwrap();
-    let found = home.processes();
-    assert!(found.iter().any(|p| p.binary == "sleep"), "{found:?}");
+    // spawn returns in the middle of execve, before the new environment is set.
+    let begun = Instant::now();
+    while !home.processes().iter().any(|p| p.binary == "sleep") {
+        assert!(begun.elapsed().as_secs() < 20, "{:?}", home.processes());
+        thread::yield_now();
+    }
     sleeper.kill().unwrap();
     // A zombie has ended: only its parent has not looked yet.
     while !home.processes().is_empty() {
