@@ -102,8 +102,9 @@ impl Shared {
         self.files.report(&mut stats.messages);
     }
 
-    /// What was written goes out before the process ends.
-    pub(crate) fn before_exit(&self) {
+    /// Before the process ends, and after pages of shared mappings went to the
+    /// files' caches: storage gets what was written.
+    pub(crate) fn flush_files(&self) {
         if let Err(e) = self.files.flush_all() {
             tracing::error!("writing files back at the end of the program: {e}");
         }
