@@ -241,7 +241,7 @@ impl Memory {
         }
         let got = me.run.len() as u32 - 1;
         if got < advised {
-            me.streams.fell_short(line, advised, got);
+            me.streams.fell_short(line, got);
         }
         let known = me.streams.take_known();
         counters.prefetch_known(known.useful, known.wasted);
@@ -249,7 +249,7 @@ impl Memory {
 
     /// Gives up what was reserved ahead of `line`.
     fn shorten(&self, line: LineNo, me: &mut Scratch) {
-        me.streams.fell_short(line, me.run.len() as u32 - 1, 0);
+        me.streams.fell_short(line, 0);
         for slot in me.run.drain(1..) {
             self.cache.abandon(slot);
         }

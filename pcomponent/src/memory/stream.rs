@@ -82,10 +82,11 @@ impl Streams {
         0
     }
 
-    /// Fewer lines than advised were fetched after `line`: `got`.
-    pub(super) fn fell_short(&mut self, line: LineNo, advised: u32, got: u32) {
-        let expected = line.0 + 1 + u64::from(advised);
-        if let Some(s) = self.streams.iter_mut().find(|s| s.next == expected) {
+    /// Fewer lines than advised were fetched after `line`, which was the last
+    /// to be missed: `got`.
+    pub(super) fn fell_short(&mut self, line: LineNo, got: u32) {
+        let clock = self.clock;
+        if let Some(s) = self.streams.iter_mut().find(|s| s.used == clock) {
             s.next = line.0 + 1 + u64::from(got);
             (s.ahead, s.open) = (got, got);
         }
@@ -150,7 +151,7 @@ mod tests {
     fn a_stream_goes_on_where_it_fell_short() {
         let mut s = Streams::new(8);
         let _ = (s.miss(LineNo(0)), s.miss(LineNo(1)));
-        s.fell_short(LineNo(1), 2, 0);
+        s.fell_short(LineNo(1), 0);
         assert_eq!(s.miss(LineNo(2)), 4);
     }
 
@@ -192,9 +193,21 @@ mod tests {
     fn what_was_not_fetched_is_neither_useful_nor_wasted() {
         let mut s = Streams::new(8);
         let _ = (s.miss(LineNo(0)), s.miss(LineNo(1)));
-        s.fell_short(LineNo(1), 2, 0);
+        s.fell_short(LineNo(1), 0);
         let _ = s.miss(LineNo(2));
         assert_eq!(s.take_known(), Known::default());
+    }
+
+    #[test]
+    fn a_stream_that_runs_into_another_falls_short_itself() {
+        let mut s = Streams::new(8);
+        // The last one would be continued by a miss of 10, as 9 would.
+        let _ = [9, 6, 7].map(|n| s.miss(LineNo(n)));
+        s.fell_short(LineNo(7), 1);
+        let _ = s.miss(LineNo(10));
+        assert_eq!(s.take_known(), Known::default());
+        let _ = s.miss(LineNo(9));
+        assert_eq!(s.take_known().useful, 1);
     }
 
     #[test]
