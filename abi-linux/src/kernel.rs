@@ -330,7 +330,7 @@ pub trait ProcessInfo {
     fn argv(&self) -> Vec<Vec<u8>>;
     /// The first environment, `NAME=value`.
     fn environ(&self) -> Vec<Vec<u8>>;
-    /// Absolute path of the image.
+    /// Absolute path of the image, links resolved.
     fn executable(&self) -> Vec<u8>;
     /// The auxiliary vector's bytes.
     fn auxv(&self) -> Vec<u8>;

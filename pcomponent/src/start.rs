@@ -10,7 +10,7 @@ use crate::task::{Process, run_main};
 use fabric::{Credential, Peer};
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::mem::{Backing, FileRef, MapFlags, MemReply, MemRequest, Prot};
-use proto::store::{Attr, FileId, Location, StoreReply, StoreRequest};
+use proto::store::{Attr, Location, StoreReply, StoreRequest};
 use proto::{Errno, Identity, wire};
 use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::fs::File;
@@ -231,7 +231,7 @@ impl Loader<'_> {
     fn open(&self) -> Result<(FileRef, Attr), NoStart> {
         let at = Location {
             dir: None,
-            path: self.boot.spawn.program.clone(),
+            path: kernel::image_path(&self.boot.spawn),
         };
         let access = StoreRequest::Access {
             at: at.clone(),
@@ -274,7 +274,11 @@ impl Loader<'_> {
         }
     }
 
-    fn load(&self, me: &mut Scratch, counters: &Counters) -> Result<(elf::Image, FileId), NoStart> {
+    fn load(
+        &self,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<(elf::Image, FileRef), NoStart> {
         let (file, attr) = self.open()?;
         let read = |offset: u64, len: usize| -> Result<Vec<u8>, NoStart> {
             let len = u32::try_from(len).map_err(|e| self.cannot(e))?;
@@ -305,7 +309,7 @@ impl Loader<'_> {
         self.memory
             .set_brk(heap)
             .map_err(|e| self.cannot(format!("its heap: {e}")))?;
-        Ok((image, file.id))
+        Ok((image, file))
     }
 
     /// Maps one segment: the file's part privately, zeros for the rest.

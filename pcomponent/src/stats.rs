@@ -51,6 +51,9 @@ pub(crate) struct Counters {
     clean: AtomicU64,
     dirty: AtomicU64,
     prefetched: AtomicU64,
+    prefetch_useful: AtomicU64,
+    prefetch_wasted: AtomicU64,
+    caught_leaving: AtomicU64,
     split: [AtomicU64; 4],
     syscalls: [AtomicU64; SYSCALLS],
     latency: Mutex<Histogram<u64>>,
@@ -80,6 +83,9 @@ impl Counters {
             clean: AtomicU64::default(),
             dirty: AtomicU64::default(),
             prefetched: AtomicU64::default(),
+            prefetch_useful: AtomicU64::default(),
+            prefetch_wasted: AtomicU64::default(),
+            caught_leaving: AtomicU64::default(),
             split: Default::default(),
             syscalls: std::array::from_fn(|_| AtomicU64::new(0)),
             latency: Mutex::new(histogram()),
@@ -120,6 +126,16 @@ impl Counters {
     /// Lines were fetched ahead.
     pub(crate) fn prefetched(&self, lines: u64) {
         add(&self.prefetched, lines);
+    }
+    /// Of lines that were fetched ahead, so many more are known to have been
+    /// touched, or were given up.
+    pub(crate) fn prefetch_known(&self, useful: u64, wasted: u64) {
+        add(&self.prefetch_useful, useful);
+        add(&self.prefetch_wasted, wasted);
+    }
+    /// A fault found its line under eviction.
+    pub(crate) fn caught_leaving(&self) {
+        add(&self.caught_leaving, 1);
     }
     /// A system call was made.
     pub(crate) fn syscall(&self, number: u64) {
@@ -181,7 +197,10 @@ impl Registry {
             stats.bytes.written_back += get(&c.written_back);
             stats.evictions.clean += get(&c.clean);
             stats.evictions.dirty += get(&c.dirty);
-            stats.prefetched_lines += get(&c.prefetched);
+            stats.prefetch.lines += get(&c.prefetched);
+            stats.prefetch.useful += get(&c.prefetch_useful);
+            stats.prefetch.wasted += get(&c.prefetch_wasted);
+            stats.rescues.caught_leaving += get(&c.caught_leaving);
             split
                 .iter_mut()
                 .zip(&c.split)
@@ -194,6 +213,8 @@ impl Registry {
             let _ = latency.add(&*one);
         }
         stats.zero_fills = stats.misses.zero_fill;
+        stats.prefetched_lines = stats.prefetch.lines;
+        stats.seen_hits = stats.misses.write_protect + stats.misses.joined;
         stats.wall_ns = nanos(self.started.elapsed());
         stats.miss_latency_ns = Latency::of(&latency);
         stats.miss_split_ns = SplitNs {
@@ -226,14 +247,26 @@ pub(crate) struct Stats {
     pub peak_resident_lines: u64,
     /// Bytes of program memory by the host's own count (smaps Rss).
     pub host_resident_bytes: u64,
+    /// The most memory that the host process had, by the host's own count
+    /// (VmHWM): the program's lines, our own memory, and memory components'
+    /// frames as far as they are mapped here. The bound of the cache holds for
+    /// the first of these alone.
+    pub host_rss_peak_bytes: u64,
     /// The cache's shape.
     pub cache: CacheShape,
     /// Faults by cause.
     pub misses: Misses,
     /// First touches answered with zeros, without a message.
     pub zero_fills: u64,
+    /// Faults on lines that were here (`write_protect` and `joined`): the only
+    /// hits that can be seen, all others are the MMU's.
+    pub seen_hits: u64,
     /// Lines fetched ahead of need.
     pub prefetched_lines: u64,
+    /// What became of them.
+    pub prefetch: Prefetch,
+    /// Lines that were wanted again just as they were to go.
+    pub rescues: Rescues,
     /// Lines evicted.
     pub evictions: Evictions,
     /// Bytes on the wire, payload alone.
@@ -276,6 +309,31 @@ pub(crate) struct Misses {
     pub write_protect: u64,
     /// Line had come meanwhile.
     pub joined: u64,
+}
+
+/// See [`Stats::prefetch`]. User space sees no accessed bits, so use is known
+/// in two cases only. `useful` and `wasted` need not add up to `lines`: nothing
+/// is known yet of the last lines of streams that may still go on.
+#[derive(Clone, Default, Debug, Serialize)]
+pub(crate) struct Prefetch {
+    /// Lines fetched ahead.
+    pub lines: u64,
+    /// The thread missed the line behind them, so it went through them; or
+    /// stored to them while they were clean.
+    pub useful: u64,
+    /// Their stream was given up for a newer one before that. Some may have
+    /// been read all the same: this is a bound from above.
+    pub wasted: u64,
+}
+
+/// See [`Stats::rescues`].
+#[derive(Clone, Default, Debug, Serialize)]
+pub(crate) struct Rescues {
+    /// The `reuse` policy chose a line and gave it another round.
+    pub second_chances: u64,
+    /// A fault found its line under eviction. It waited, and the line was
+    /// fetched back.
+    pub caught_leaving: u64,
 }
 
 /// See [`Stats::evictions`].
@@ -367,6 +425,12 @@ mod tests {
         b.count(Cause::ZeroFill);
         a.evicted(1, 2);
         b.fetched(4096);
+        a.prefetched(8);
+        a.prefetch_known(2, 1);
+        b.prefetch_known(3, 0);
+        b.caught_leaving();
+        b.count(Cause::WriteProtect);
+        b.count(Cause::Joined);
         a.miss(
             1000,
             &Split {
@@ -380,6 +444,12 @@ mod tests {
             (s.evictions.clean, s.evictions.dirty, s.bytes.fetched),
             (1, 2, 4096)
         );
+        assert_eq!(
+            (s.prefetch.lines, s.prefetch.useful, s.prefetch.wasted),
+            (8, 5, 1)
+        );
+        assert_eq!((s.prefetched_lines, s.rescues.caught_leaving), (8, 1));
+        assert_eq!(s.seen_hits, 2);
         assert_eq!((s.miss_latency_ns.count, s.miss_split_ns.trap), (1, 100));
         assert!(s.miss_split_ns.wire > 0);
     }

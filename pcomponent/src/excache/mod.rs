@@ -71,7 +71,10 @@ pub enum Begin {
         dirty: bool,
     },
     /// Another thread is fetching or evicting it.
-    Busy,
+    Busy {
+        /// Evicting: it was here until now.
+        evicting: bool,
+    },
     /// Its set has no free way.
     Full,
 }
@@ -197,6 +200,14 @@ impl ExCache {
         )
     }
 
+    /// How often the policy chose a line and gave it a second round instead.
+    #[must_use]
+    pub fn spared(&self) -> u64 {
+        (0..self.sets.len())
+            .map(|set| self.lock(set).spared())
+            .sum()
+    }
+
     fn set_of(&self, line: LineNo) -> usize {
         // The index is below the number of sets, which is a u32.
         (line.0 % u64::from(self.shape.sets)) as usize
@@ -223,7 +234,9 @@ impl ExCache {
         match ways.find(line) {
             Some(way) => match ways.state(way) {
                 State::Resident { dirty } => Begin::Resident { dirty },
-                _ => Begin::Busy,
+                state => Begin::Busy {
+                    evicting: state == State::Evicting,
+                },
             },
             None => match ways.claim(line) {
                 Some(way) => {

@@ -17,6 +17,8 @@ pub(super) struct Replacement {
     clock: u32,
     /// Reuse: ways that have a second chance left.
     spared: Box<[bool]>,
+    /// Reuse: second chances taken.
+    pub(super) spared_times: u64,
     ghosts: VecDeque<u64>,
     /// Random: xorshift32, never zero.
     random: u32,
@@ -30,6 +32,7 @@ impl Replacement {
             stamps: vec![0; ways].into_boxed_slice(),
             clock: 0,
             spared: vec![false; reuse].into_boxed_slice(),
+            spared_times: 0,
             ghosts: VecDeque::with_capacity(reuse),
             random: seed.wrapping_mul(0x9E37_79B9) | 1,
         }
@@ -68,6 +71,7 @@ impl Replacement {
                         return Some(way);
                     }
                     self.stamps[way] = self.tick();
+                    self.spared_times += 1;
                 }
                 self.oldest(&may)
             }

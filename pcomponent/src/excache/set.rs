@@ -72,6 +72,10 @@ impl Ways {
         self.free == 0
     }
 
+    pub(super) fn spared(&self) -> u64 {
+        self.replacement.spared_times
+    }
+
     pub(super) fn all_busy(&self) -> bool {
         self.busy as usize == self.tags.len()
     }

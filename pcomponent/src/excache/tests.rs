@@ -51,7 +51,7 @@ fn a_line_being_fetched_is_busy_for_others() {
     let Begin::Fetch(slot) = c.begin_fetch(LineNo(7)) else {
         panic!("absent line")
     };
-    assert_eq!(c.begin_fetch(LineNo(7)), Begin::Busy);
+    assert_eq!(c.begin_fetch(LineNo(7)), Begin::Busy { evicting: false });
     assert!(!c.wait(LineNo(7), Duration::from_millis(1)));
     c.finish_fetch(slot, true);
     assert_eq!(c.begin_fetch(LineNo(7)), Begin::Resident { dirty: true });
@@ -67,7 +67,7 @@ fn dirty_only_under_the_lock_and_only_while_resident() {
     let victim = c.take(LineNo(1)).unwrap();
     assert!(victim.dirty);
     assert_eq!(c.make_dirty(LineNo(1), || Ok::<_, ()>(())), Ok(false));
-    assert_eq!(c.begin_fetch(LineNo(1)), Begin::Busy);
+    assert_eq!(c.begin_fetch(LineNo(1)), Begin::Busy { evicting: true });
     c.finish_evict(victim.slot);
     assert!(matches!(c.begin_fetch(LineNo(1)), Begin::Fetch(_)));
 }
@@ -107,7 +107,9 @@ fn reuse_spares_what_came_back() {
         assert_eq!(evict_one(), Some(expected));
         fetch(&c, 100 + expected);
     }
+    assert_eq!(c.spared(), 0);
     assert_eq!(evict_one(), Some(101), "line 0 was oldest but is spared");
+    assert_eq!(c.spared(), 1);
 }
 
 #[test]
@@ -150,7 +152,7 @@ proptest! {
                     prop_assert_eq!(victims[0].dirty, victims[0].line.0 % 2 == 0);
                     c.finish_evict(victims[0].slot);
                 }
-                Begin::Busy => prop_assert!(false, "nobody else is here"),
+                Begin::Busy { .. } => prop_assert!(false, "nobody else is here"),
             }
             prop_assert!(c.occupancy().0 <= c.shape().lines());
         }
@@ -202,7 +204,7 @@ fn no_update_is_lost_with_many_threads() {
                 });
                 return;
             }
-            Begin::Busy => assert!(c.wait(LineNo(line as u64), Duration::from_secs(10))),
+            Begin::Busy { .. } => assert!(c.wait(LineNo(line as u64), Duration::from_secs(10))),
             Begin::Full => {
                 let mut victims = Vec::new();
                 c.pick_victims(LineNo(line as u64), 4, &mut victims);

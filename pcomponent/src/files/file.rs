@@ -7,6 +7,7 @@ use proto::mem::{FileRef, MemReply, MemRequest};
 use proto::store::{Attr, FileHandle, FileId, StoreRequest};
 use proto::wire::MAX_BULK;
 use proto::{Errno, NodeId};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -132,6 +133,14 @@ impl RemoteFile {
         self.state.end_change();
         reply
     }
+
+    /// Nothing has to be known of the file any more, unless a shared mapping
+    /// may still change it.
+    fn forget(&self, states: &mut HashMap<FileId, Arc<FileState>>) {
+        if !self.state.is_mapped_shared() {
+            states.remove(&self.file.id);
+        }
+    }
 }
 
 impl Drop for RemoteFile {
@@ -140,8 +149,8 @@ impl Drop for RemoteFile {
             let mut states = lock(&self.inner.states);
             // The map's and ours: clones are made under the lock.
             let last = Arc::strong_count(&self.state) == 2;
-            if last && !self.state.is_dirty() && !self.state.is_mapped_shared() {
-                states.remove(&self.file.id);
+            if last && !self.state.is_dirty() {
+                self.forget(&mut states);
             }
             last
         };
@@ -149,7 +158,7 @@ impl Drop for RemoteFile {
             if let Err(e) = self.inner.flush(&self.state) {
                 tracing::error!("writing a file back when it was closed: {e}");
             }
-            lock(&self.inner.states).remove(&self.file.id);
+            self.forget(&mut lock(&self.inner.states));
         }
         // A mapping outlives the descriptor it was made from.
         if !self.state.is_mapped() {

@@ -547,3 +547,21 @@ fn stores_through_a_mapping_are_read() {
     assert_eq!(files.read_at(&file, 0, &mut dst), Ok(6));
     assert_eq!(&dst, b"after!");
 }
+
+#[test]
+fn stores_through_a_mapping_reach_storage_after_the_descriptor_is_closed() {
+    let (files, model) = files();
+    let file = files.open(&at("a"), O_RDWR | O_CREAT, 0o644).unwrap();
+    files.write_at(&file, 0, b"before").unwrap();
+    files.file_ref(&file, true).unwrap();
+    drop(file);
+    {
+        // As the last pages of a mapping arrive when the process ends.
+        let mut world = model.0.lock().unwrap();
+        let cached = world.cached(1);
+        cached.data.copy_from_slice(b"after!");
+        cached.dirty = true;
+    }
+    files.flush_all().unwrap();
+    assert_eq!(stored(&model, "a"), b"after!");
+}

@@ -15,7 +15,7 @@ impl ProcessInfo for Kernel<'_> {
     }
 
     fn executable(&self) -> Vec<u8> {
-        self.shared().spawn.program.clone()
+        self.shared().executable()
     }
 
     fn auxv(&self) -> Vec<u8> {

@@ -10,7 +10,7 @@ mod signals;
 mod threads;
 
 pub(crate) use places::Places;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Shared, image_path};
 
 use crate::files::RemoteFile;
 use crate::task::{Process, Task};

@@ -4,11 +4,10 @@ use super::Places;
 use crate::boot::Boot;
 use crate::files::{RemoteFile, RemoteFiles};
 use crate::stats::Stats;
-use abi_linux::ProcessState;
+use abi_linux::{ProcessState, path};
 use fabric::{Credential, Options, Peer};
 use proto::mem::FileRef;
 use proto::process::Spawn;
-use proto::store::FileId;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -26,7 +25,7 @@ pub(crate) struct Shared {
     pub started: u64,
     auxv: OnceLock<Vec<u8>>,
     stack: OnceLock<(u64, u64)>,
-    image: OnceLock<FileId>,
+    image: OnceLock<FileRef>,
     missing: Mutex<BTreeSet<&'static str>>,
 }
 
@@ -63,7 +62,7 @@ impl Shared {
     }
 
     /// Notes what pseudo-files tell of the start.
-    pub(crate) fn note_start(&self, auxv: Vec<u8>, stack: (u64, u64), image: FileId) {
+    pub(crate) fn note_start(&self, auxv: Vec<u8>, stack: (u64, u64), image: FileRef) {
         let _ = self.image.set(image);
         let _ = self.auxv.set(auxv);
         let _ = self.stack.set(stack);
@@ -81,10 +80,18 @@ impl Shared {
 
     /// The path of a mapped file, as well as it is known.
     pub(crate) fn path_of_mapping(&self, file: &FileRef) -> Vec<u8> {
-        if self.image.get() == Some(&file.id) {
-            return self.spawn.program.clone();
+        if self.image.get().is_some_and(|image| image.id == file.id) {
+            return self.executable();
         }
         self.files.path_of_mapping(file)
+    }
+
+    /// The absolute path of the image, links resolved. What was asked for at
+    /// the start serves where storage can't tell (the image lost its name).
+    pub(crate) fn executable(&self) -> Vec<u8> {
+        let told = self.image.get().map(|i| self.files.path_of_mapping(i));
+        told.filter(|path| !path.is_empty())
+            .unwrap_or_else(|| path::clean(&image_path(&self.spawn)))
     }
 
     /// Logs a call that is not implemented, once by name.
@@ -102,15 +109,48 @@ impl Shared {
         self.files.report(&mut stats.messages);
     }
 
-    /// What was written goes out before the process ends.
-    pub(crate) fn before_exit(&self) {
+    /// Before the process ends, and after pages of shared mappings went to the
+    /// files' caches: storage gets what was written.
+    pub(crate) fn flush_files(&self) {
         if let Err(e) = self.files.flush_all() {
             tracing::error!("writing files back at the end of the program: {e}");
         }
     }
 }
 
+/// Where the image is: as it was given, below the working directory if it is
+/// no absolute path.
+pub(crate) fn image_path(spawn: &Spawn) -> Vec<u8> {
+    path::join(&spawn.cwd, &spawn.program)
+}
+
 fn boottime() -> u64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(t.tv_sec * 1_000_000_000 + t.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::process::CacheConfig;
+
+    fn absolute(cwd: &str, program: &str) -> String {
+        let spawn = Spawn {
+            program: program.into(),
+            argv: Vec::new(),
+            envp: Vec::new(),
+            cwd: cwd.into(),
+            umask: 0o022,
+            cache: CacheConfig::default(),
+        };
+        String::from_utf8(path::clean(&image_path(&spawn))).unwrap()
+    }
+
+    #[test]
+    fn an_image_is_looked_for_below_the_working_directory() {
+        assert_eq!(absolute("/home/me", "bin/tool"), "/home/me/bin/tool");
+        assert_eq!(absolute("/home/me", "./../tool"), "/home/tool");
+        assert_eq!(absolute("/", "tool"), "/tool");
+        assert_eq!(absolute("/home/me", "/bin//./tool"), "/bin/tool");
+    }
 }

@@ -20,13 +20,7 @@ impl ThreadOps for Kernel<'_> {
     }
 
     fn threads(&self) -> Vec<i32> {
-        let tasks = std::fs::read_dir("/proc/self/task");
-        let names = tasks.into_iter().flatten().flatten().map(|e| e.file_name());
-        let mut tids: Vec<i32> = names
-            .filter_map(|n| n.to_str().and_then(|n| n.parse().ok()))
-            .collect();
-        tids.sort_unstable();
-        tids
+        self.process.threads()
     }
 
     fn set_clear_child_tid(&self, at: UserAddr) {

@@ -81,6 +81,7 @@ impl Memory {
             return FaultEnd::Denied;
         }
         let line = self.line_of(at);
+        let mut leaving = false;
         loop {
             match self.cache.begin_fetch(line) {
                 Begin::Fetch(slot) => {
@@ -104,6 +105,7 @@ impl Memory {
                 Begin::Resident { dirty } if access == Access::Write && !dirty => {
                     if self.let_writes_through(&space, line) {
                         counters.count(Cause::WriteProtect);
+                        me.streams.stored(line);
                         counters.miss(clock::now().since(begun), &Split::default());
                         return FaultEnd::Done;
                     }
@@ -113,7 +115,10 @@ impl Memory {
                     self.check_progress(at, me);
                     return FaultEnd::Done;
                 }
-                Begin::Busy => {
+                Begin::Busy { evicting } => {
+                    if evicting && !std::mem::replace(&mut leaving, true) {
+                        counters.caught_leaving();
+                    }
                     if !self.cache.wait(line, BUSY_LIMIT) {
                         stuck("a cache line stayed busy");
                     }
@@ -174,7 +179,7 @@ impl Memory {
                 return FaultEnd::NotMapped;
             };
             match self.plan(space, range, at, access, me) {
-                Plan::NoBacking if me.run.len() > 1 => self.shorten(me),
+                Plan::NoBacking if me.run.len() > 1 => self.shorten(line, me),
                 Plan::NoBacking => {
                     self.cache.abandon(slot);
                     return FaultEnd::NoBacking;
@@ -236,13 +241,15 @@ impl Memory {
         }
         let got = me.run.len() as u32 - 1;
         if got < advised {
-            me.streams.fell_short(line, advised, got);
+            me.streams.fell_short(line, got);
         }
-        counters.prefetched(u64::from(got));
+        let known = me.streams.take_known();
+        counters.prefetch_known(known.useful, known.wasted);
     }
 
-    /// Gives up what was reserved ahead.
-    fn shorten(&self, me: &mut Scratch) {
+    /// Gives up what was reserved ahead of `line`.
+    fn shorten(&self, line: LineNo, me: &mut Scratch) {
+        me.streams.fell_short(line, 0);
         for slot in me.run.drain(1..) {
             self.cache.abandon(slot);
         }
@@ -508,6 +515,7 @@ impl Memory {
         }
         debug_assert!(range.len() > 0);
         counters.count(cause);
+        counters.prefetched(me.run.len() as u64 - 1);
         for slot in me.run.drain(..) {
             self.cache.finish_fetch(slot, dirty);
         }

@@ -215,7 +215,17 @@ impl Memory {
         stats.cache.line_bytes = shape.line_size();
         stats.cache.sets = u64::from(shape.sets);
         stats.cache.ways = u64::from(shape.ways);
+        stats.rescues.second_chances = self.cache.spared();
         stats.host_resident_bytes = self.host_resident();
+        stats.host_rss_peak_bytes = host_peak();
+        let bound = shape.lines() * shape.line_size();
+        if stats.host_resident_bytes > bound {
+            tracing::error!(
+                "the host holds {} bytes of the program, the cache has {bound}: this is a \
+                 fault of splitkernel",
+                stats.host_resident_bytes
+            );
+        }
         self.remote.report(&mut stats.messages);
     }
 
@@ -224,7 +234,7 @@ impl Memory {
     fn host_resident(&self) -> u64 {
         let text = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
         let mut ours = false;
-        let mut kib = 0;
+        let mut held = 0;
         for line in text.lines() {
             if let Some((start, _)) = line.split_once('-')
                 && let Ok(start) = u64::from_str_radix(start, 16)
@@ -233,16 +243,27 @@ impl Memory {
                 continue;
             }
             if let (true, Some(rest)) = (ours, line.strip_prefix("Rss:")) {
-                kib += rest
-                    .trim()
-                    .trim_end_matches(" kB")
-                    .trim()
-                    .parse::<u64>()
-                    .unwrap_or(0);
+                held += kib(rest);
             }
         }
-        kib * 1024
+        held * 1024
     }
+}
+
+/// See [`Stats::host_rss_peak_bytes`].
+fn host_peak() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.map_or(0, kib) * 1024
+}
+
+/// The number in `  123 kB`, 0 where there is none.
+fn kib(text: &str) -> u64 {
+    text.trim()
+        .trim_end_matches(" kB")
+        .trim()
+        .parse()
+        .unwrap_or(0)
 }
 
 /// A wait that can't end any more: the system, not the program, failed.

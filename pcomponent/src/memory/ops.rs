@@ -547,7 +547,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Before the process ends: shared file pages go home.
+    /// Before the process ends: pages of shared file mappings go to their files'
+    /// caches. The files have to be flushed after it.
     pub(crate) fn flush_for_exit(&self, me: &mut Scratch, counters: &Counters) {
         let space = self.space_mut();
         if let Some(all) = UserRange::between(proto::addr::USER_MIN, proto::addr::USER_MAX)

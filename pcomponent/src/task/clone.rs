@@ -92,6 +92,7 @@ fn begin(process: &'static Process, task: Task, start: &Start, tell: &SyncSender
     if let Err(e) = task.attach() {
         crate::fatal::host("entering a new thread", e);
     }
+    process.show(&task);
     for at in start.set_tid.into_iter().flatten() {
         let _ = process.copy_out(&task, at, &task.tid.to_le_bytes());
     }
@@ -113,6 +114,8 @@ fn begin(process: &'static Process, task: Task, start: &Start, tell: &SyncSender
 /// that is not the last waits here for the others.
 pub(super) fn end_of_thread(process: &'static Process, task: Task) -> sys::Errno {
     super::robust::release(process, &task);
+    // Before its joiner wakes, which must not see it any more.
+    process.hide(&task);
     let word = UserAddr(task.clear_child_tid.get());
     if word.0 != 0 {
         let stored =
@@ -123,7 +126,7 @@ pub(super) fn end_of_thread(process: &'static Process, task: Task) -> sys::Errno
             wake(word, 1);
         }
     }
-    let first = task.tid == rustix::process::getpid().as_raw_nonzero().get();
+    let first = task.is_first();
     process.keep_spare(task);
     if process.discharge() {
         super::trap::end_process(process, process.status());

@@ -8,8 +8,9 @@ use host::trap::{self, BlockRef};
 use proto::ProcessId;
 use proto::addr::UserAddr;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// All that the threads of a program share.
 pub(crate) struct Process {
@@ -26,6 +27,8 @@ pub(crate) struct Process {
     /// What threads that ended left for the next ones.
     spare: Mutex<Vec<Spare>>,
     live: AtomicU32,
+    /// The numbers of the program's threads; our own helpers are not among them.
+    tids: Mutex<BTreeSet<i32>>,
     last_status: AtomicI32,
 }
 
@@ -84,6 +87,11 @@ impl Task {
             pending: Cell::new(None),
             bounce: RefCell::new(Vec::new()),
         }
+    }
+
+    /// Whether it is the process's first thread.
+    pub(super) fn is_first(&self) -> bool {
+        self.tid == rustix::process::getpid().as_raw_nonzero().get()
     }
 
     /// The program's FS base.
@@ -166,6 +174,7 @@ impl Process {
             kernel,
             spare: Mutex::new(Vec::new()),
             live: AtomicU32::new(0),
+            tids: Mutex::default(),
             last_status: AtomicI32::new(0),
         }
     }
@@ -201,6 +210,28 @@ impl Process {
     pub(super) fn discharge(&self) -> bool {
         self.memory.thread_ended();
         self.live.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
+    fn tids(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        self.tids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The numbers of the program's threads, in order.
+    pub(crate) fn threads(&self) -> Vec<i32> {
+        self.tids().iter().copied().collect()
+    }
+
+    /// From here on the program sees the thread.
+    pub(super) fn show(&self, task: &Task) {
+        self.tids().insert(task.tid);
+    }
+
+    /// The thread runs no more. The first one keeps its number to the end, as
+    /// on Linux: it is the process's.
+    pub(super) fn hide(&self, task: &Task) {
+        if !task.is_first() {
+            self.tids().remove(&task.tid);
+        }
     }
 
     /// The thread needs its block no more.
@@ -277,6 +308,7 @@ pub(crate) fn run_main(process: Process, context: &UContext) -> host::sys::Errno
     if let Err(e) = task.attach().and_then(|()| process.measure_trap()) {
         return e;
     }
+    process.show(&task);
     task.run(context);
     super::clone::end_of_thread(process, task)
 }

@@ -167,14 +167,16 @@ pub(super) fn end_process(process: &Process, status: i32) -> ! {
     fatal::exit_now(status)
 }
 
-/// Files and shared mappings are written back, statistics reported, the address
-/// space given up. One thread does it; others that come here wait for the end.
+/// Shared mappings are written back, then files, statistics are reported and the
+/// address space is given up. In this order: pages of shared mappings go to the
+/// file's cache, which is flushed to storage after it has them. One thread does
+/// it; others that come here wait for the end.
 pub(super) fn last_words(process: &Process) {
     static ONCE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     std::mem::forget(ONCE.lock());
-    process.kernel.before_exit();
     let (mut scratch, counters) = (process.memory.scratch(), process.registry.counters());
     process.memory.flush_for_exit(&mut scratch, &counters);
+    process.kernel.flush_files();
     crate::start::report_stats(process);
     process.memory.end(process.id);
 }
