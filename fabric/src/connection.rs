@@ -80,14 +80,14 @@ impl Connection {
             .emulation
             .clone()
             .map(|network| Arc::new(Wire::new(network)));
-        Connection::open_over(addrs, credential, options, wire)
+        Connection::open_over(addrs, credential, options, wire.as_ref())
     }
 
     pub(crate) fn open_over(
         addrs: &[String],
         credential: &Credential,
         options: &Options,
-        wire: Option<Arc<Wire>>,
+        wire: Option<&Arc<Wire>>,
     ) -> Result<Connection, FabricError> {
         let why = format!(
             "none of its addresses is one of --fabric {:?}",
@@ -97,7 +97,7 @@ impl Connection {
         for text in addrs {
             let address = Address::parse(text)?;
             if options.choice.allows(address.backend()) {
-                match Connection::dial(text, &address, credential, options, wire.as_ref()) {
+                match Connection::dial(text, &address, credential, options, wire) {
                     Ok(connection) => return Ok(connection),
                     Err(e) => last = e,
                 }
@@ -200,7 +200,7 @@ impl Connection {
     ///
     /// # Errors
     /// `Broken`, `Timeout`, `Protocol`; `Invalid` for a request longer than
-    /// [`MAX_MESSAGE`].
+    /// [`wire::MAX_MESSAGE`].
     pub fn call(&mut self, request: &[u8]) -> Result<Vec<u8>, FabricError> {
         self.call_timeout(request, self.timeout)
     }

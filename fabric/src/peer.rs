@@ -74,7 +74,7 @@ impl Peer {
             }
         }
         let addrs = lock(&peer.addrs).clone();
-        let wire = peer.wire.clone();
+        let wire = peer.wire.as_ref();
         let connection = Connection::open_over(&addrs, &peer.credential, &peer.options, wire)?;
         Ok(PeerGuard {
             peer,
