@@ -76,6 +76,19 @@ impl Memory {
         true
     }
 
+    /// Evicts `line` if it is here and nobody is at it.
+    pub(super) fn evict_line(
+        &self,
+        space: &AddressSpace,
+        line: LineNo,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) {
+        me.victims.clear();
+        me.victims.extend(self.cache.take(line));
+        self.evict_victims(space, me, counters);
+    }
+
     /// Writes the dirty ones of `me.victims` back and frees all of them.
     pub(super) fn evict_victims(
         &self,
@@ -174,10 +187,10 @@ impl Memory {
                 let Some(part) = vma.range.intersect(range) else {
                     continue;
                 };
-                pages.extend(part.page_numbers().map(|n| Page {
-                    at: UserAddr(n * PAGE_SIZE),
-                    vma,
-                }));
+                let all = part.page_numbers().map(|n| UserAddr(n * PAGE_SIZE));
+                // The others lie past the end of their file: they never came.
+                let here = all.filter(|at| self.pages.is_touched(*at));
+                pages.extend(here.map(|at| Page { at, vma }));
             }
         }
         pages.retain(|page| {

@@ -102,6 +102,11 @@ impl Memory {
                     counters.miss(clock::now().since(begun), &split);
                     return end;
                 }
+                Begin::Resident { .. } if !self.pages.is_touched(at.align_down(PAGE_SIZE)) => {
+                    // The line was brought without this page, which lay past
+                    // the end of its file.
+                    self.evict_line(&space, line, me, counters);
+                }
                 Begin::Resident { dirty } if access == Access::Write && !dirty => {
                     if self.let_writes_through(&space, line) {
                         counters.count(Cause::WriteProtect);
@@ -271,20 +276,20 @@ impl Memory {
             };
             for page in part.page_numbers() {
                 let page = UserAddr(page * PAGE_SIZE);
-                match self.source(vma, page, access) {
+                let wanted = page == at.align_down(PAGE_SIZE);
+                match self.source(vma, page, access, wanted) {
                     Some(source) => push_page(&mut me.pieces, vma, page, source),
+                    None if wanted || me.run.len() > 1 => return Plan::NoBacking,
                     // A hole behind the page that was asked for does no harm.
-                    None if page == at.align_down(PAGE_SIZE) || me.run.len() > 1 => {
-                        return Plan::NoBacking;
-                    }
-                    None => {}
+                    None => self.pages.untouch(page),
                 }
             }
         }
         Plan::Ready
     }
 
-    fn source(&self, vma: &Vma, page: UserAddr, access: Access) -> Option<Source> {
+    /// Where `page` comes from; `wanted`: it is the one that was touched.
+    fn source(&self, vma: &Vma, page: UserAddr, access: Access, wanted: bool) -> Option<Source> {
         if self.pages.is_remote(page) {
             let number = page.extent();
             let extent = self.pages.extent_or_new(number)?;
@@ -299,11 +304,13 @@ impl Memory {
             VmaBacking::File { file, offset } => {
                 let at = offset + (page.0 - vma.range.start().0);
                 let writable = vma.flags.has(MapFlags::SHARED) && access == Access::Write;
-                let held = self
-                    .remote
-                    .file_lease(file, at / EXTENT_SIZE, writable)
-                    .ok()?;
-                let inside = at % EXTENT_SIZE;
+                let (index, inside) = (at / EXTENT_SIZE, at % EXTENT_SIZE);
+                let mut held = self.remote.file_lease(file, index, writable).ok()?;
+                // The file may have grown since. Lines fetched ahead do not
+                // ask: streams run into the ends of files all the time.
+                if wanted && inside >= held.lease.valid {
+                    held = self.remote.renew_file_lease(file, index, writable).ok()?;
+                }
                 (inside < held.lease.valid).then_some(Source::Remote {
                     node: held.node,
                     at: RemoteAddr {

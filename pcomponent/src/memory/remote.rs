@@ -206,28 +206,50 @@ impl Remote {
         }
     }
 
+    /// The lease of a file's extent that is held already.
+    fn held_file(&self, file: &FileRef, index: u64) -> Option<HeldFile> {
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        files.get(&(file.storage, file.id, index)).copied()
+    }
+
     /// The lease of a file's extent.
     ///
     /// # Errors
-    /// What the memory component answered (`EIO`, `ESTALE`).
+    /// What the memory component answered (`EIO`, `ESTALE`, `ENXIO` for an
+    /// extent past the file's end).
     pub(crate) fn file_lease(
         &self,
         file: &FileRef,
         index: u64,
         writable: bool,
     ) -> Result<HeldFile, Errno> {
-        let key = (file.storage, file.id, index);
-        let held = self
-            .files
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key)
-            .copied();
-        if let Some(held) = held
-            && (held.lease.lease.writable || !writable)
-        {
-            return Ok(held);
+        match self.held_file(file, index) {
+            Some(held) if held.lease.lease.writable || !writable => Ok(held),
+            _ => self.ask_file_lease(file, index, writable),
         }
+    }
+
+    /// The same, asked for again: the file may have grown since the last time.
+    ///
+    /// # Errors
+    /// As for [`Remote::file_lease`].
+    pub(crate) fn renew_file_lease(
+        &self,
+        file: &FileRef,
+        index: u64,
+        writable: bool,
+    ) -> Result<HeldFile, Errno> {
+        let held = self.held_file(file, index);
+        let writable = writable || held.is_some_and(|held| held.lease.lease.writable);
+        self.ask_file_lease(file, index, writable)
+    }
+
+    fn ask_file_lease(
+        &self,
+        file: &FileRef,
+        index: u64,
+        writable: bool,
+    ) -> Result<HeldFile, Errno> {
         let node = self.learn(&self.homes.home_of(file)?);
         let request = MemRequest::FileExtent {
             file: file.clone(),
@@ -243,7 +265,7 @@ impl Remote {
                 self.files
                     .write()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .insert(key, held);
+                    .insert((file.storage, file.id, index), held);
                 Ok(held)
             }
             MemReply::Failed(e) => Err(e),
