@@ -26,8 +26,12 @@ pub mod pseudo;
 pub mod table;
 pub mod user;
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)
+)]
+pub mod tests;
 
 pub use args::Args;
 pub use hostcall::HostCall;

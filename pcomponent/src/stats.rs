@@ -33,13 +33,13 @@ const CAUSES: usize = 5;
 /// whole is bookkeeping.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Split {
-    /// Finding mapping, line and way, with waits and eviction before it.
+    /// Finding mapping, line and way, with waits for others at the same line.
     pub lookup: u64,
     /// Bringing the bytes.
     pub wire: u64,
     /// Installing the pages.
     pub install: u64,
-    /// Making room for prefetched lines.
+    /// Making room, for the missing line and those fetched ahead.
     pub evict: u64,
 }
 
@@ -401,13 +401,14 @@ impl Latency {
 pub(crate) struct SplitNs {
     /// Entering and leaving the handler (measured once, times the faults).
     pub trap: u64,
-    /// Look-up, with waits and eviction for the missing line itself.
+    /// Finding mapping, line and way, with waits for others at the same line.
     pub lookup: u64,
     /// Bringing the bytes.
     pub wire: u64,
     /// Installing the pages.
     pub install: u64,
-    /// Making room for lines fetched ahead.
+    /// Making room, for the missing line and those fetched ahead: victims
+    /// protected, written back, dropped.
     pub evict: u64,
 }
 

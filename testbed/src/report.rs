@@ -41,7 +41,7 @@ fn time(out: &mut String, process: &Value) -> std::fmt::Result {
         ("lookup", "finding line and way, with waits"),
         ("wire", "bringing the bytes"),
         ("install", "installing the pages"),
-        ("evict", "making room for lines fetched ahead"),
+        ("evict", "making room: writing back, dropping"),
     ];
     let wall = count(process, "/wall_ns");
     let faults = count(process, "/miss_latency_ns/count");

@@ -82,14 +82,12 @@ impl Memory {
         }
         let line = self.line_of(at);
         let mut leaving = false;
+        let mut split = Split::default();
         loop {
             match self.cache.begin_fetch(line) {
                 Begin::Fetch(slot) => {
-                    let looked_up = clock::now();
-                    let mut split = Split {
-                        lookup: looked_up.since(begun),
-                        ..Split::default()
-                    };
+                    let looked_up = clock::now().since(begun);
+                    split.lookup = looked_up.saturating_sub(split.evict);
                     let end = self.fetch(
                         &space,
                         vma,
@@ -128,7 +126,11 @@ impl Memory {
                         stuck("a cache line stayed busy");
                     }
                 }
-                Begin::Full => self.make_room_or_wait(&space, line, me, counters),
+                Begin::Full => {
+                    let full = clock::now();
+                    self.make_room_or_wait(&space, line, me, counters);
+                    split.evict += clock::now().since(full);
+                }
             }
         }
     }
