@@ -182,8 +182,8 @@ syscalls! {
     69 msgsnd None;
     70 msgrcv None;
     71 msgctl None;
-    72 fcntl Partial fds::fcntl = "record locks are granted without conflict; no leases or notifications";
-    73 flock Ignored fds::flock = "locks are granted without conflict";
+    72 fcntl Partial fds::fcntl = "record locks are granted without conflict (see below); no leases or notifications";
+    73 flock Ignored fds::flock = "locks are granted without conflict (see below)";
     74 fsync Full attrs::fsync;
     75 fdatasync Full attrs::fdatasync;
     76 truncate Full attrs::truncate;

@@ -13,11 +13,12 @@ use proto::{Errno, UserAddr};
 
 use super::open::is_directory;
 use super::read::fill;
+use super::write::make_durable;
 
 /// sendfile(2) from a file to anything that can be written.
 pub fn sendfile<K: Kernel>(k: &K, a: Args) -> Answer {
     let (out, from) = (a.int(0), target(k, a.int(1))?);
-    target(k, out)?;
+    let to = target(k, out)?;
     let Target::Ours(file) = from else {
         return Err(Errno::EINVAL.into());
     };
@@ -30,6 +31,10 @@ pub fn sendfile<K: Kernel>(k: &K, a: Args) -> Answer {
     let start = start_of(k, &file, a.opt_addr(2))?;
     let done = pump(k, &file, start, count, |data| put_data(k, out, data))?;
     finish(k, &file, a.opt_addr(2), start + done)?;
+    match to {
+        Target::Ours(to) if done > 0 => make_durable(k, &to, 0)?,
+        _ => {}
+    }
     Ok(done)
 }
 
@@ -130,6 +135,9 @@ pub fn copy_file_range<K: Kernel>(k: &K, a: Args) -> Answer {
     })?;
     finish(k, &from, a.opt_addr(1), start + done)?;
     finish(k, &to, a.opt_addr(3), there)?;
+    if done > 0 {
+        make_durable(k, &to, 0)?;
+    }
     Ok(done)
 }
 

@@ -77,10 +77,15 @@ pub fn pwritev2<K: Kernel>(k: &K, a: Args) -> Answer {
     if flags & RWF_APPEND != 0 && flags & RWF_NOAPPEND != 0 {
         return Err(Errno::EINVAL.into());
     }
+    let sync = match (flags & RWF_SYNC != 0, flags & RWF_DSYNC != 0) {
+        (true, _) => O_SYNC,
+        (_, true) => O_DSYNC,
+        _ => 0,
+    };
     let mode = Mode {
         append: flags & RWF_APPEND != 0,
         no_append: flags & RWF_NOAPPEND != 0,
-        sync: flags & (RWF_DSYNC | RWF_SYNC) != 0,
+        sync,
     };
     let pieces = k.iovecs(a.addr(1), a.len(2))?;
     Ok(write_pieces(
@@ -97,7 +102,8 @@ pub fn pwritev2<K: Kernel>(k: &K, a: Args) -> Answer {
 struct Mode {
     append: bool,
     no_append: bool,
-    sync: bool,
+    /// `O_SYNC` or `O_DSYNC` for this one.
+    sync: u32,
 }
 
 fn write_pieces<K: Kernel>(
@@ -187,10 +193,23 @@ fn write_own<K: Kernel>(
             }
         }
     };
-    if done > 0 && (mode.sync || file.flags() & O_SYNC != 0) {
-        k.sync(remote, file.flags() & O_SYNC == O_DSYNC)?;
+    if done > 0 {
+        make_durable(k, file, mode.sync)?;
     }
     Ok(done)
+}
+
+/// After a write: what `O_SYNC` and `O_DSYNC` promise, of the description or
+/// as `more` for this write alone.
+pub(super) fn make_durable<K: Kernel>(
+    k: &K,
+    file: &OpenFile<K::File>,
+    more: u32,
+) -> Result<(), Errno> {
+    match (&file.object, (file.flags() | more) & O_SYNC) {
+        (Object::Remote(remote), sync) if sync != 0 => k.sync(remote, sync == O_DSYNC),
+        _ => Ok(()),
+    }
 }
 
 fn write_file<K: Kernel>(

@@ -52,6 +52,31 @@ fn a_missing_call_is_told_by_name() {
     assert_eq!(*k.missing.borrow(), [missing.name, "unknown"]);
 }
 
+/// What programs that lock files may rely on.
+const LOCKS: &str = "
+## Locks of files
+
+Record locks (`F_SETLK`, `F_SETLKW`, `F_OFD_SETLK`, `F_OFD_SETLKW`) and flock(2)
+exclude nobody. The descriptor, the structure's address, `l_type` and `l_whence`
+are checked; then the lock is granted at once and not remembered. So:
+
+- `F_SETLKW` never waits, nothing is `EAGAIN`, `EDEADLK` or `ENOLCK`, and
+  `F_GETLK` and `F_OFD_GETLK` always answer `F_UNLCK`;
+- neither the access mode of the descriptor nor the range is checked;
+- threads of one process: as on Linux for record locks, which never conflict
+  within a process. Locks of open file descriptions and flock(2) would conflict
+  there, and don't here;
+- processes of one testbed, of different testbeds, and processes outside that
+  use the storage component's files: no exclusion. Two that rely on a lock may
+  both hold it.
+
+What does exclude, because the storage component does it in one step, is
+`O_CREAT` with `O_EXCL`, mkdir(2), link(2), symlink(2) and renameat2(2) with
+`RENAME_NOREPLACE`: lock files work. And of processes of one testbed, each
+write(2) of at most 1 MiB to a file opened with `O_APPEND` goes to the end in one
+piece.
+";
+
 fn row(e: &Entry) -> String {
     let level = match e.level {
         Level::Full => "full",
@@ -80,7 +105,8 @@ fn page() -> String {
         count(Level::Ignored),
     );
     page += "| number | call | support | what differs |\n|---:|---|---|---|\n";
-    page + &TABLE.iter().map(row).collect::<String>()
+    page += &TABLE.iter().map(row).collect::<String>();
+    page + LOCKS
 }
 
 #[test]

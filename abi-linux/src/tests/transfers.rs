@@ -2,7 +2,7 @@
 
 use super::mock::{Mock, RO, RW, RW_LEN};
 use crate::consts::nr::*;
-use crate::consts::{O_APPEND, O_CREAT, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY};
+use crate::consts::{O_APPEND, O_CREAT, O_DSYNC, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY};
 use proptest::prelude::*;
 
 const EBADF: i64 = -9;
@@ -103,11 +103,41 @@ fn appends_go_to_the_end() {
 #[test]
 fn synchronous_writes_are_synchronised() {
     let k = Mock::new();
-    let fd = k.open("/f", O_WRONLY | O_CREAT | O_SYNC) as u64;
-    assert_eq!(k.call(__NR_write, &[fd, RW, 4]), 4);
-    assert_eq!(k.synced.get(), 1);
-    assert_eq!(k.call(__NR_write, &[fd, RW, 0]), 0);
-    assert_eq!(k.synced.get(), 1);
+    let synced = || std::mem::take(&mut *k.synced.borrow_mut());
+    let whole = k.open("/f", O_WRONLY | O_CREAT | O_SYNC) as u64;
+    assert_eq!(k.call(__NR_write, &[whole, RW, 4]), 4);
+    assert_eq!(synced(), [false]);
+    assert_eq!(k.call(__NR_write, &[whole, RW, 0]), 0);
+    assert_eq!(synced(), []);
+    let data = k.open("/f", O_WRONLY | O_DSYNC) as u64;
+    assert_eq!(k.call(__NR_pwrite64, &[data, RW, 4, 0]), 4);
+    assert_eq!(synced(), [true]);
+}
+
+#[test]
+fn a_single_write_is_synchronised_on_demand() {
+    const RWF_DSYNC: u64 = 2;
+    const RWF_SYNC: u64 = 4;
+    let k = Mock::new();
+    let fd = k.open("/f", O_RDWR | O_CREAT) as u64;
+    iovecs(&k, RW + 1024, &[(RW, 4)]);
+    let write = |flags: u64| k.call(__NR_pwritev2, &[fd, RW + 1024, 1, 0, 0, flags]);
+    assert_eq!([0, RWF_DSYNC, RWF_SYNC].map(write), [4; 3]);
+    assert_eq!(*k.synced.borrow(), [true, false]);
+}
+
+#[test]
+fn copies_to_a_synchronous_file_are_synchronised_once() {
+    let k = Mock::new();
+    k.write_file("f", &[1; 100]);
+    let from = k.open("/f", O_RDONLY) as u64;
+    let to = k.open("/g", O_WRONLY | O_CREAT | O_DSYNC) as u64;
+    assert_eq!(k.call(__NR_sendfile, &[to, from, 0, 50]), 50);
+    assert_eq!(*k.synced.borrow(), [true]);
+    assert_eq!(k.call(__NR_copy_file_range, &[from, 0, to, 0, 50, 0]), 50);
+    assert_eq!(*k.synced.borrow(), [true, true]);
+    assert_eq!(k.call(__NR_sendfile, &[to, from, 0, 50]), 0, "at its end");
+    assert_eq!(k.synced.borrow().len(), 2);
 }
 
 #[test]

@@ -143,8 +143,8 @@ impl FileOps for Mock {
     fn flush(&self, _: &MockFile) -> Result<(), Errno> {
         Ok(())
     }
-    fn sync(&self, _: &MockFile, _: bool) -> Result<(), Errno> {
-        self.synced.set(self.synced.get() + 1);
+    fn sync(&self, _: &MockFile, data_only: bool) -> Result<(), Errno> {
+        self.synced.borrow_mut().push(data_only);
         Ok(())
     }
     fn flush_all(&self) -> Result<(), Errno> {

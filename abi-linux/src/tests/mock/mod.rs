@@ -51,7 +51,8 @@ pub(in crate::tests) struct Mock {
     pub(in crate::tests) mask: Cell<u64>,
     pub(in crate::tests) call_mask: Cell<Option<u64>>,
     pub(in crate::tests) futexes: RefCell<Vec<FutexOp>>,
-    pub(in crate::tests) synced: Cell<u32>,
+    /// One entry for each synchronisation: whether of data only.
+    pub(in crate::tests) synced: RefCell<Vec<bool>>,
     altstack: Cell<StackT>,
     actions: RefCell<BTreeMap<i32, SigAction>>,
 }
@@ -78,7 +79,7 @@ impl Mock {
             mask: Cell::new(0),
             call_mask: Cell::new(None),
             futexes: RefCell::default(),
-            synced: Cell::new(0),
+            synced: RefCell::default(),
             altstack: Cell::new(StackT {
                 flags: 2,
                 ..StackT::default()
