@@ -7,6 +7,15 @@ use proto::Errno;
 use proto::mem::FileRef;
 use proto::store::{Attr, FileHandle, Location, SetTime, StatFs, StoreRequest};
 
+impl Kernel<'_> {
+    /// What the program's shared mappings hold of `file` goes to the file.
+    fn settle(&self, file: &RemoteFile) {
+        let me = &mut self.task.scratch.borrow_mut();
+        let memory = &self.process.memory;
+        memory.settle_file(file.storage(), file.id(), me, &self.task.counters);
+    }
+}
+
 impl FileOps for Kernel<'_> {
     type File = RemoteFile;
 
@@ -40,15 +49,22 @@ impl FileOps for Kernel<'_> {
     }
 
     fn read_at(&self, file: &RemoteFile, offset: u64, dst: &mut [u8]) -> Result<usize, Errno> {
+        self.settle(file);
         self.shared().files.read_at(file, offset, dst)
     }
 
     fn write_at(&self, file: &RemoteFile, offset: u64, src: &[u8]) -> Result<(), Errno> {
-        self.shared().files.write_at(file, offset, src)
+        self.settle(file);
+        let written = self.shared().files.write_at(file, offset, src);
+        self.settle(file);
+        written
     }
 
     fn append(&self, file: &RemoteFile, src: &[u8]) -> Result<u64, Errno> {
-        self.shared().files.append(file, src)
+        self.settle(file);
+        let written = self.shared().files.append(file, src);
+        self.settle(file);
+        written
     }
 
     fn size(&self, file: &RemoteFile) -> Result<u64, Errno> {
@@ -60,6 +76,7 @@ impl FileOps for Kernel<'_> {
     }
 
     fn sync(&self, file: &RemoteFile, data_only: bool) -> Result<(), Errno> {
+        self.settle(file);
         self.shared().files.sync(file, data_only)
     }
 

@@ -39,7 +39,7 @@ use pages::PageTable;
 use proto::NodeId;
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::process::CacheConfig;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ pub(crate) struct Memory {
     uffd: Uffd,
     dropper: Dropper,
     remote: Remote,
+    /// Whether a file was ever mapped shared.
+    shares_files: AtomicBool,
     /// Threads that may touch program memory.
     threads: AtomicU32,
     prefetch: u32,
@@ -102,6 +104,7 @@ impl Memory {
             uffd,
             dropper: Dropper::new(fd_floor),
             remote,
+            shares_files: AtomicBool::new(false),
             threads: AtomicU32::new(0),
             prefetch: config.prefetch,
         })

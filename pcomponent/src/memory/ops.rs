@@ -8,7 +8,9 @@ use aspace::{AddressSpace, VmaBacking};
 use host::mapping::{self, Span};
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::mem::{Backing, MapFlags, MemRequest, Prot, SpaceDone, SpaceOp};
-use proto::{Errno, ProcessId};
+use proto::store::FileId;
+use proto::{Errno, NodeId, ProcessId};
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 /// An mmap(2) whose arguments have been checked.
@@ -110,6 +112,11 @@ impl Memory {
             fatal::end(&format!(
                 "the replica of the address space differs at {range}"
             ));
+        }
+        if let (Backing::File { .. }, true) =
+            (&request.backing, request.flags.has(MapFlags::SHARED))
+        {
+            self.shares_files.store(true, Ordering::Relaxed);
         }
         if let Err(e) = self.map_host(range, request.prot) {
             space.unmap(range);
@@ -545,6 +552,31 @@ impl Memory {
             self.remote.file_sync(file)?;
         }
         Ok(())
+    }
+
+    /// Before a file is read, written or synchronised otherwise, and after it was
+    /// written: what is cached of it under shared mappings goes to the file's
+    /// cache, and comes back from there, so that mapping and file show the same.
+    pub(crate) fn settle_file(
+        &self,
+        storage: NodeId,
+        id: FileId,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) {
+        if !self.shares_files.load(Ordering::Relaxed) {
+            return;
+        }
+        let space = self.space_mut();
+        let is_of_it = |vma: &&aspace::Vma| match &vma.backing {
+            VmaBacking::File { file, .. } => (file.storage, file.id) == (storage, id),
+            VmaBacking::Anonymous => false,
+        };
+        let mapped = space.iter().filter(|vma| is_shared_file(vma));
+        let ranges: Vec<UserRange> = mapped.filter(is_of_it).map(|vma| vma.range).collect();
+        for range in ranges {
+            self.flush_shared(&space, range, me, counters);
+        }
     }
 
     /// Before the process ends: pages of shared file mappings go to their files'

@@ -96,6 +96,17 @@ fn mapped_files() {
 }
 
 #[test]
+fn one_file_mapped_and_called() {
+    Case::new("samefile", "made")
+        .files(put_text_and_output)
+        .check(USUAL);
+    let large = [Cell::new(50, "shm").lines_of(16 << 10)];
+    Case::new("samefile", "made")
+        .files(put_text_and_output)
+        .check(&large);
+}
+
+#[test]
 fn file_copies() {
     Case::new("filecopy", "text made")
         .files(put_text_and_output)
