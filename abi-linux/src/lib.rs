@@ -27,10 +27,8 @@ pub mod table;
 pub mod user;
 
 #[cfg(any(test, feature = "fuzz"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)
-)]
+#[allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#[cfg_attr(not(test), allow(dead_code))]
 pub mod tests;
 
 pub use args::Args;
