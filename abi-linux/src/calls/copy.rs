@@ -13,7 +13,7 @@ use proto::{Errno, UserAddr};
 
 use super::open::is_directory;
 use super::read::fill;
-use super::write::make_durable;
+use super::write::{end_of, make_durable};
 
 /// sendfile(2) from a file to anything that can be written.
 pub fn sendfile<K: Kernel>(k: &K, a: Args) -> Answer {
@@ -86,7 +86,7 @@ fn put_data<K: Kernel>(k: &K, fd: i32, data: &[u8]) -> Result<usize, Errno> {
                 k.write_at(remote, *cursor, data)?;
                 *cursor
             };
-            *cursor = start + data.len() as u64;
+            *cursor = end_of(start, data.len())?;
             Ok(data.len())
         }
         Object::Device(_) => Ok(data.len()),

@@ -99,6 +99,9 @@ fn entries<K: Kernel>(
             if entries.is_empty() && !end {
                 entries = k.read_dir(remote, cookie, bytes.max(4096))?.0;
             }
+            if !entries.iter().all(is_sound) {
+                return Err(Errno::EIO);
+            }
             Ok(entries)
         }
         Object::PseudoDir { entries, .. } => {
@@ -114,6 +117,13 @@ fn entries<K: Kernel>(
         }
         _ => Err(Errno::ENOTDIR),
     }
+}
+
+/// Whether an entry that another component told of can be one: its name is no
+/// path, and its length fits the 16 bits of the program's record.
+fn is_sound(entry: &DirEntry) -> bool {
+    let name = &entry.name;
+    (1..PATH_MAX).contains(&name.len()) && !name.iter().any(|b| matches!(b, 0 | b'/'))
 }
 
 /// getcwd(2): the length with the NUL.

@@ -73,11 +73,13 @@ fn data_or_hole<K: Kernel>(
 }
 
 fn size_of<K: Kernel>(k: &K, file: &OpenFile<K::File>) -> Result<u64, Errno> {
-    match &file.object {
-        Object::Remote(remote) if is_directory(k, file) => Ok(k.stat(remote)?.size),
-        Object::Remote(remote) => k.size(remote),
-        Object::Text { content, .. } => Ok(content.len() as u64),
-        Object::PseudoDir { entries, .. } => Ok(entries.len() as u64),
-        Object::Device(_) => Ok(0),
-    }
+    let size = match &file.object {
+        Object::Remote(remote) if is_directory(k, file) => k.stat(remote)?.size,
+        Object::Remote(remote) => k.size(remote)?,
+        Object::Text { content, .. } => content.len() as u64,
+        Object::PseudoDir { entries, .. } => entries.len() as u64,
+        Object::Device(_) => 0,
+    };
+    // Else the program would see a claimed size as an errno.
+    i64::try_from(size).map(|_| size).map_err(|_| Errno::EIO)
 }

@@ -238,10 +238,19 @@ fn append_file<K: Kernel>(
     let mut end = None;
     let done = in_steps(k, pieces, |data, _| {
         let start = k.append(remote, data)?;
-        end = Some(start + data.len() as u64);
+        end = Some(end_of(start, data.len())?);
         Ok(())
     })?;
     Ok((end, done))
+}
+
+/// The end of what another component says it wrote at `start`: `EIO` for a
+/// place that no file has.
+pub(super) fn end_of(start: u64, len: usize) -> Result<u64, Errno> {
+    start
+        .checked_add(len as u64)
+        .filter(|end| i64::try_from(*end).is_ok())
+        .ok_or(Errno::EIO)
 }
 
 fn in_steps<K: Kernel>(

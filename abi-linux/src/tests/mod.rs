@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod bad_pointers;
 #[cfg(test)]
+mod claims;
+#[cfg(test)]
 mod descriptors;
 #[cfg(test)]
 mod directories;

@@ -62,8 +62,39 @@ fn attr(meta: &std::fs::Metadata) -> Attr {
     }
 }
 
+/// What a component may claim of a file.
+fn claimed(attr: Attr, lie: u64) -> Attr {
+    let time = Timespec {
+        sec: lie.cast_signed(),
+        nsec: lie as u32,
+    };
+    Attr {
+        size: lie,
+        blksize: lie,
+        blocks: lie,
+        nlink: lie,
+        rdev: lie,
+        mtime: time,
+        ..attr
+    }
+}
+
+/// Bytes of a claimed length, within what a message carries.
+fn long(lie: u64) -> Vec<u8> {
+    vec![b'n'; (lie & 0x1_ffff) as usize]
+}
+
 fn io<T>(result: std::io::Result<T>) -> Result<T, Errno> {
     result.map_err(Errno::from)
+}
+
+impl Mock {
+    fn stat_truly(&self, file: &MockFile) -> Result<Attr, Errno> {
+        match &file.file {
+            Some(open) => Ok(attr(&io(open.metadata())?)),
+            None => Ok(file.attr.clone()),
+        }
+    }
 }
 
 impl FileOps for Mock {
@@ -134,8 +165,9 @@ impl FileOps for Mock {
             .write_all_at(src, offset))
     }
     fn append(&self, file: &MockFile, src: &[u8]) -> Result<u64, Errno> {
-        let end = self.size(file)?;
-        self.write_at(file, end, src).map(|()| end)
+        let end = self.stat_truly(file)?.size;
+        self.write_at(file, end, src)?;
+        Ok(self.lie.get().unwrap_or(end))
     }
     fn size(&self, file: &MockFile) -> Result<u64, Errno> {
         self.stat(file).map(|a| a.size)
@@ -160,10 +192,11 @@ impl FileOps for Mock {
         Err(Errno::EOPNOTSUPP)
     }
     fn stat(&self, file: &MockFile) -> Result<Attr, Errno> {
-        match &file.file {
-            Some(open) => Ok(attr(&io(open.metadata())?)),
-            None => Ok(file.attr.clone()),
-        }
+        let attr = self.stat_truly(file)?;
+        Ok(match self.lie.get() {
+            Some(lie) => claimed(attr, lie),
+            None => attr,
+        })
     }
     fn read_dir(&self, file: &MockFile, cookie: u64, bytes: u32) -> Result<Entries, Errno> {
         let mut all = vec![(file.attr.id.ino, b".".to_vec()), (1, b"..".to_vec())];
@@ -179,14 +212,22 @@ impl FileOps for Mock {
             name: name.clone(),
         };
         let skip = cookie as usize;
-        let entries: Vec<_> = all
+        let mut entries: Vec<_> = all
             .iter()
             .enumerate()
             .skip(skip)
             .take(most)
             .map(entry)
             .collect();
-        let end = skip + entries.len() >= all.len();
+        let end = skip.saturating_add(entries.len()) >= all.len();
+        if let Some(lie) = self.lie.get() {
+            entries.push(DirEntry {
+                ino: lie,
+                cookie: lie,
+                kind: lie as u8,
+                name: long(lie),
+            });
+        }
         Ok((entries, end))
     }
     fn stat_path(&self, at: &Location, follow: bool) -> Result<Attr, Errno> {
@@ -196,7 +237,11 @@ impl FileOps for Mock {
         } else {
             std::fs::symlink_metadata(real)
         };
-        Ok(attr(&io(meta)?))
+        let attr = attr(&io(meta)?);
+        Ok(match self.lie.get() {
+            Some(lie) => claimed(attr, lie),
+            None => attr,
+        })
     }
     fn mkdir(&self, at: &Location, _: u32) -> Result<(), Errno> {
         io(std::fs::create_dir(self.real(at)))
@@ -223,7 +268,9 @@ impl FileOps for Mock {
         io(std::os::unix::fs::symlink(target, self.real(at)))
     }
     fn readlink(&self, at: &Location) -> Result<Vec<u8>, Errno> {
-        io(std::fs::read_link(self.real(at))).map(|p| p.into_os_string().into_vec())
+        let target = io(std::fs::read_link(self.real(at)))?;
+        let truth = target.into_os_string().into_vec();
+        Ok(self.lie.get().map_or(truth, long))
     }
     fn access(&self, at: &Location, _: u32, _: u32) -> Result<(), Errno> {
         io(std::fs::metadata(self.real(at)).map(|_| ()))
@@ -240,11 +287,16 @@ impl FileOps for Mock {
     }
     fn statfs(&self, at: &Location) -> Result<StatFs, Errno> {
         self.stat_path(at, true)?;
-        Ok(crate::pseudo::statfs(b"/"))
+        let mut answer = crate::pseudo::statfs(b"/");
+        answer.blocks = self.lie.get().unwrap_or(answer.blocks);
+        Ok(answer)
     }
     fn path_of(&self, handle: &FileHandle) -> Result<Vec<u8>, Errno> {
         let real = PathBuf::from(std::ffi::OsString::from_vec(handle.0.clone()));
         let real = io(real.canonicalize())?;
+        if let Some(lie) = self.lie.get() {
+            return Ok(long(lie));
+        }
         let inside = real
             .strip_prefix(self.root.path())
             .map(|p| Path::new("/").join(p));

@@ -53,6 +53,9 @@ pub(in crate::tests) struct Mock {
     pub(in crate::tests) futexes: RefCell<Vec<FutexOp>>,
     /// One entry for each synchronisation: whether of data only.
     pub(in crate::tests) synced: RefCell<Vec<bool>>,
+    /// What the other components claim, where it is not the truth: sizes,
+    /// offsets, times and lengths.
+    pub(in crate::tests) lie: Cell<Option<u64>>,
     altstack: Cell<StackT>,
     actions: RefCell<BTreeMap<i32, SigAction>>,
 }
@@ -80,6 +83,7 @@ impl Mock {
             call_mask: Cell::new(None),
             futexes: RefCell::default(),
             synced: RefCell::default(),
+            lie: Cell::new(None),
             altstack: Cell::new(StackT {
                 flags: 2,
                 ..StackT::default()
@@ -226,7 +230,7 @@ impl MemoryOps for Mock {
         Ok(old.start())
     }
     fn brk(&self, addr: UserAddr) -> UserAddr {
-        addr.max(UserAddr(0x60_0000))
+        addr.clamp(UserAddr(0x60_0000), UserAddr(1 << 47))
     }
     fn discard(&self, range: UserRange) -> Result<(), Errno> {
         self.note(format!("discard {range}"));
