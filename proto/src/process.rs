@@ -11,13 +11,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum Policy {
     /// Oldest first.
-    #[default]
     Fifo,
     /// Any.
     Random,
     /// Oldest first, but a line that was missed again soon after it was
     /// evicted is kept for another round.
     Reuse,
+    /// Oldest first, but where the program goes round through more than the
+    /// cache holds, most lines stay and the others pass through a few ways.
+    #[default]
+    Adaptive,
 }
 
 /// Shape of an ExCache.
@@ -41,7 +44,7 @@ impl Default for CacheConfig {
             size: 256 << 20,
             line: 4096,
             ways: 64,
-            policy: Policy::Fifo,
+            policy: Policy::default(),
             prefetch: 16,
         }
     }

@@ -172,7 +172,7 @@ pub(crate) struct CacheArgs {
     /// Lines in a set, 8 or more [default: 64].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     pub(crate) ways: Option<u32>,
-    /// Which line goes when a set is full [default: fifo].
+    /// Which line goes when a set is full [default: adaptive].
     #[arg(long, value_enum)]
     pub(crate) policy: Option<Replacement>,
     /// Most lines fetched ahead by one miss; 0 turns prefetch off
@@ -191,6 +191,8 @@ pub(crate) enum Replacement {
     Random,
     /// The oldest, but not one that was missed again soon after it had gone.
     Reuse,
+    /// The oldest, but a young one where the oldest are always needed again.
+    Adaptive,
 }
 
 impl From<Replacement> for Policy {
@@ -199,6 +201,7 @@ impl From<Replacement> for Policy {
             Replacement::Fifo => Policy::Fifo,
             Replacement::Random => Policy::Random,
             Replacement::Reuse => Policy::Reuse,
+            Replacement::Adaptive => Policy::Adaptive,
         }
     }
 }
@@ -303,7 +306,7 @@ mod tests {
             ),
             (
                 &["--policy", "lru"],
-                &["--policy", "fifo", "random", "reuse"],
+                &["--policy", "fifo", "random", "reuse", "adaptive"],
             ),
             (&["--fabric", "rdma"], &["--fabric", "auto", "shm", "tcp"]),
             (&["--on", "x", "--root", "/tmp"], &["--root", "--on"]),

@@ -35,7 +35,7 @@ mod tests;
 
 use set::{Set, State};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A line of the program's address space: address / line size.
@@ -174,8 +174,9 @@ impl ExCache {
     /// An empty cache.
     #[must_use]
     pub fn new(shape: Shape, policy: proto::process::Policy) -> ExCache {
+        let score = Arc::new(policy::Score::new(shape.sets));
         let sets = (0..shape.sets)
-            .map(|n| Set::new(shape.ways, policy, n))
+            .map(|n| Set::new(shape.ways, policy, n, Arc::clone(&score)))
             .collect();
         ExCache {
             shape,
@@ -247,6 +248,12 @@ impl ExCache {
                 None => Begin::Full,
             },
         }
+    }
+
+    /// Whether `line` is here and at rest.
+    pub fn holds(&self, line: LineNo) -> bool {
+        let ways = self.lock(self.set_of(line));
+        (ways.find(line)).is_some_and(|way| matches!(ways.state(way), State::Resident { .. }))
     }
 
     /// The line is installed; `dirty` says that writes to it are let through.

@@ -1,8 +1,8 @@
 //! One set: its ways, their tags and states.
 
 use super::LineNo;
-use super::policy::Replacement;
-use std::sync::{Condvar, Mutex};
+use super::policy::{Replacement, Score};
+use std::sync::{Arc, Condvar, Mutex};
 
 /// What a way holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +39,12 @@ pub(super) struct Ways {
 }
 
 impl Set {
-    pub(super) fn new(ways: u32, policy: proto::process::Policy, number: u32) -> Set {
+    pub(super) fn new(
+        ways: u32,
+        policy: proto::process::Policy,
+        number: u32,
+        score: Arc<Score>,
+    ) -> Set {
         let n = ways as usize;
         Set {
             ways: Mutex::new(Ways {
@@ -47,7 +52,7 @@ impl Set {
                 states: vec![State::Free; n].into_boxed_slice(),
                 free: ways,
                 busy: 0,
-                replacement: Replacement::new(policy, n, number),
+                replacement: Replacement::new(policy, n, number, score),
                 waiting: 0,
             }),
             changed: Condvar::new(),

@@ -233,3 +233,75 @@ fn no_update_is_lost_with_many_threads() {
     let sum: u64 = home.iter().map(|h| h.load(Ordering::SeqCst)).sum();
     assert_eq!(sum, 4 * ROUNDS);
 }
+
+/// Touches a line as a program does: whether it was a miss.
+fn touch(c: &ExCache, line: u64) -> bool {
+    loop {
+        match fetch(c, line) {
+            Begin::Fetch(_) => return true,
+            Begin::Full => {
+                let mut victims = Vec::new();
+                c.pick_victims(LineNo(line), 16, &mut victims);
+                victims.iter().for_each(|v| c.finish_evict(v.slot));
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// Misses of one round through `lines`.
+fn round(c: &ExCache, lines: std::ops::Range<u64>) -> u64 {
+    lines.map(|line| u64::from(touch(c, line))).sum()
+}
+
+#[test]
+fn adaptive_keeps_most_of_a_loop_that_does_not_fit() {
+    let misses = |policy| {
+        let c = cache(15, 64, policy);
+        (0..10).for_each(|_| {
+            round(&c, 0..1000);
+        });
+        (0..100).map(|_| round(&c, 0..1000)).sum::<u64>() / 100
+    };
+    assert_eq!(misses(Policy::Fifo), 1000);
+    // 960 lines fit; some 5 ways of each set let the others pass.
+    let adaptive = misses(Policy::Adaptive);
+    assert!((40..150).contains(&adaptive), "{adaptive} misses a round");
+}
+
+#[test]
+fn what_passes_through_is_one_stretch() {
+    let c = cache(15, 64, Policy::Adaptive);
+    (0..500).for_each(|_| {
+        round(&c, 0..1000);
+    });
+    let missed: Vec<bool> = (0..1000).map(|line| touch(&c, line)).collect();
+    let starts = missed.windows(2).filter(|w| !w[0] && w[1]).count();
+    let misses = missed.iter().filter(|m| **m).count();
+    assert!(
+        starts * 4 < misses,
+        "{misses} misses in {starts} stretches: nothing to fetch ahead"
+    );
+}
+
+#[test]
+fn adaptive_lets_go_of_a_loop_that_is_over() {
+    let c = cache(15, 64, Policy::Adaptive);
+    (0..200).for_each(|_| {
+        round(&c, 0..1000);
+    });
+    // What comes next fits, once the old lines have been found useless.
+    let misses: Vec<u64> = (0..60).map(|_| round(&c, 10_000..10_800)).collect();
+    assert_eq!(misses.last(), Some(&0), "{misses:?}");
+}
+
+#[test]
+fn adaptive_is_fifo_where_nothing_comes_back() {
+    let (a, b) = (cache(4, 8, Policy::Adaptive), cache(4, 8, Policy::Fifo));
+    // The newest line of the stream, one of long ago, one of just now.
+    for n in 0..5000u64 {
+        for line in [n, n.saturating_sub(200), n.saturating_sub(20)] {
+            assert_eq!(touch(&a, line), touch(&b, line), "line {line} at {n}");
+        }
+    }
+}

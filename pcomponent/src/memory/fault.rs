@@ -248,7 +248,9 @@ impl Memory {
         }
         let got = me.run.len() as u32 - 1;
         if got < advised {
-            me.streams.fell_short(line, got);
+            let after = (got + 1..=advised).map(|n| LineNo(line.0 + u64::from(n)));
+            let here = after.take_while(|&ahead| self.cache.holds(ahead)).count();
+            me.streams.fell_short(line, got, here as u32);
         }
         let known = me.streams.take_known();
         counters.prefetch_known(known.useful, known.wasted);
@@ -256,7 +258,7 @@ impl Memory {
 
     /// Gives up what was reserved ahead of `line`.
     fn shorten(&self, line: LineNo, me: &mut Scratch) {
-        me.streams.fell_short(line, 0);
+        me.streams.fell_short(line, 0, 0);
         for slot in me.run.drain(1..) {
             self.cache.abandon(slot);
         }

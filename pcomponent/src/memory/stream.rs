@@ -11,7 +11,8 @@ struct Stream {
     next: u64,
     /// Lines fetched ahead last time.
     depth: u32,
-    /// How many lines before `next` were fetched ahead.
+    /// The lines that were fetched ahead last: the first, and how many.
+    first: u64,
     ahead: u32,
     /// How many of these are not known to have been touched.
     open: u32,
@@ -43,6 +44,7 @@ impl Streams {
         let idle = Stream {
             next: u64::MAX,
             depth: 0,
+            first: 0,
             ahead: 0,
             open: 0,
             used: 0,
@@ -64,7 +66,7 @@ impl Streams {
         if let Some(s) = self.streams.iter_mut().find(|s| s.next == line.0) {
             self.known.useful += u64::from(s.open);
             s.depth = (s.depth * 2).max(2).min(most);
-            (s.ahead, s.open) = (s.depth, s.depth);
+            (s.first, s.ahead, s.open) = (line.0 + 1, s.depth, s.depth);
             s.next = line.0 + 1 + u64::from(s.depth);
             s.used = clock;
             return s.depth;
@@ -74,6 +76,7 @@ impl Streams {
             *oldest = Stream {
                 next: line.0 + 1,
                 depth: 0,
+                first: 0,
                 ahead: 0,
                 open: 0,
                 used: clock,
@@ -83,11 +86,11 @@ impl Streams {
     }
 
     /// Fewer lines than advised were fetched after `line`, which was the last
-    /// to be missed: `got`.
-    pub(super) fn fell_short(&mut self, line: LineNo, got: u32) {
+    /// to be missed: `got`. The `here` lines after them were present.
+    pub(super) fn fell_short(&mut self, line: LineNo, got: u32, here: u32) {
         let clock = self.clock;
         if let Some(s) = self.streams.iter_mut().find(|s| s.used == clock) {
-            s.next = line.0 + 1 + u64::from(got);
+            s.next = line.0 + 1 + u64::from(got) + u64::from(here);
             (s.ahead, s.open) = (got, got);
         }
     }
@@ -96,8 +99,7 @@ impl Streams {
     /// was to some purpose.
     pub(super) fn stored(&mut self, line: LineNo) {
         let ahead = |s: &&mut Stream| {
-            let first = s.next - u64::from(s.ahead);
-            s.open > 0 && (first..s.next).contains(&line.0)
+            s.open > 0 && (s.first..s.first + u64::from(s.ahead)).contains(&line.0)
         };
         if let Some(s) = self.streams.iter_mut().find(ahead) {
             s.open -= 1;
@@ -151,8 +153,20 @@ mod tests {
     fn a_stream_goes_on_where_it_fell_short() {
         let mut s = Streams::new(8);
         let _ = (s.miss(LineNo(0)), s.miss(LineNo(1)));
-        s.fell_short(LineNo(1), 0);
+        s.fell_short(LineNo(1), 0, 0);
         assert_eq!(s.miss(LineNo(2)), 4);
+    }
+
+    #[test]
+    fn a_stream_goes_on_behind_lines_that_are_present() {
+        let mut s = Streams::new(8);
+        let _ = (s.miss(LineNo(0)), s.miss(LineNo(1)));
+        // 2 came, 3 to 5 are here.
+        s.fell_short(LineNo(1), 1, 3);
+        s.stored(LineNo(4));
+        assert_eq!(s.take_known().useful, 0, "not fetched ahead");
+        assert_eq!(s.miss(LineNo(6)), 4);
+        assert_eq!(s.take_known().useful, 1);
     }
 
     #[test]
@@ -193,7 +207,7 @@ mod tests {
     fn what_was_not_fetched_is_neither_useful_nor_wasted() {
         let mut s = Streams::new(8);
         let _ = (s.miss(LineNo(0)), s.miss(LineNo(1)));
-        s.fell_short(LineNo(1), 0);
+        s.fell_short(LineNo(1), 0, 0);
         let _ = s.miss(LineNo(2));
         assert_eq!(s.take_known(), Known::default());
     }
@@ -203,7 +217,7 @@ mod tests {
         let mut s = Streams::new(8);
         // The last one would be continued by a miss of 10, as 9 would.
         let _ = [9, 6, 7].map(|n| s.miss(LineNo(n)));
-        s.fell_short(LineNo(7), 1);
+        s.fell_short(LineNo(7), 1, 0);
         let _ = s.miss(LineNo(10));
         assert_eq!(s.take_known(), Known::default());
         let _ = s.miss(LineNo(9));
