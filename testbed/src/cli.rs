@@ -89,6 +89,81 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "SPEC")]
         emulate: Option<EmulationSpec>,
     },
+    /// Latency and bandwidth of one-sided reads and writes and of calls, by
+    /// size, in perftest's terms.
+    ///
+    /// Alone, both ends are on this machine. Between two machines, one waits:
+    /// testbed bench fabric --listen tcp:0.0.0.0:7471 --key FILE, and the
+    /// other asks: testbed bench fabric --to tcp:HOST:7471 --key FILE, with the
+    /// same key file.
+    Fabric(BenchFabricArgs),
+}
+
+/// See [`Bench::Fabric`].
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BenchFabricArgs {
+    /// Which backend, with both ends on this machine; auto is each in turn.
+    #[arg(long, value_enum, default_value_t = Fabric::Auto, conflicts_with_all = ["listen", "to"])]
+    pub(crate) fabric: Fabric,
+    /// Waits at this address until it is ended.
+    #[arg(long, value_name = "ADDRESS", requires = "key", conflicts_with = "to")]
+    pub(crate) listen: Option<String>,
+    /// Asks the one that waits at this address.
+    #[arg(long, value_name = "ADDRESS", requires = "key")]
+    pub(crate) to: Option<String>,
+    /// The key of both ends; made by the one that waits if it isn't there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Sizes, e.g. 64,4K,1M.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', default_values = ["8", "64", "1K", "4K", "16K", "64K", "256K", "1M"], value_parser = member::parse_size)]
+    pub(crate) sizes: Vec<u64>,
+    /// Which operations.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["read", "write", "rpc"])]
+    pub(crate) operations: Vec<Operation>,
+    /// Seconds for each latency and each bandwidth.
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = parse_seconds)]
+    pub(crate) time: std::time::Duration,
+    /// A network to be emulated on top, e.g. latency=3us,bandwidth=40Gbit.
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) emulate: Option<EmulationSpec>,
+    /// Runs perftest's own programs between the same two machines as well.
+    #[arg(long, requires = "to")]
+    pub(crate) perftest: bool,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What is measured over a link.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Operation {
+    /// A one-sided read.
+    Read,
+    /// A one-sided write.
+    Write,
+    /// A call and its answer.
+    Rpc,
+}
+
+impl Operation {
+    /// As tables have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Operation::Read => "read",
+            Operation::Write => "write",
+            Operation::Rpc => "rpc",
+        }
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds = text
+        .parse::<f64>()
+        .ok()
+        .filter(|s| (0.001..=3600.0).contains(s));
+    seconds
+        .map(std::time::Duration::from_secs_f64)
+        .ok_or_else(|| format!("{text:?}: give seconds from 0.001 to 3600"))
 }
 
 /// An emulated network, understood, and as it was written: so it is handed on.

@@ -2,7 +2,7 @@
 //! shows what they do, and takes them down without a trace.
 #![forbid(unsafe_code)]
 
-mod calibrate;
+mod bench;
 mod cli;
 mod cluster;
 mod component;
@@ -65,9 +65,7 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::List => standing::list(),
         cli::Command::Doctor { json } => doctor::run(json),
         cli::Command::Demo(args) => demo::run(&args),
-        cli::Command::Bench {
-            what: cli::Bench::Calibrate { emulate },
-        } => calibrate::run(emulate.as_ref()),
+        cli::Command::Bench { what } => bench::run(&what),
         cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
         cli::Command::Supervise { name } => standing::supervise(&name),
     }

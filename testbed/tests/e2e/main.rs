@@ -12,6 +12,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod bench;
 mod binaries;
 mod busybox;
 mod case;

@@ -1,18 +1,14 @@
 //! `testbed bench calibrate`: what an emulated network adds, asked against
 //! measured, per backend.
 
+use super::Times;
+use super::partner::{self, Asker, Partner};
 use crate::cli::EmulationSpec;
 use crate::ending::Ending;
 use crate::out::show;
 use crate::table::{nanoseconds, text};
 use anyhow::{Context, Result};
-use fabric::{
-    Access, BackendChoice, ClusterKey, Connection, Credential, Emulation, Options, Responder,
-    Segment, Server, Service,
-};
-use proto::Identity;
-use proto::addr::RemoteAddr;
-use std::sync::Arc;
+use fabric::{ClusterKey, Emulation, Segment};
 use std::time::{Duration, Instant};
 
 /// Networks of the field's papers and of today's data centres.
@@ -61,8 +57,8 @@ pub(crate) fn run(asked: Option<&EmulationSpec>) -> Result<Ending> {
         "99%",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for (name, choice) in [("shm", BackendChoice::Shm), ("tcp", BackendChoice::Tcp)] {
-        let target = Target::new(choice).with_context(|| format!("a server on {name}"))?;
+    for name in ["shm", "tcp"] {
+        let target = Target::new(name).with_context(|| format!("a server on {name}"))?;
         for spec in &specs {
             rows.extend(measure(&target, name, spec)?);
         }
@@ -86,7 +82,7 @@ fn measure(target: &Target, backend: &str, spec: &EmulationSpec) -> Result<Vec<V
             without.push(plain.time(operation)?);
             with.push(emulated.time(operation)?);
         }
-        let (without, with) = (Quantiles::of(without), Quantiles::of(with));
+        let (without, with) = (Times::of(without), Times::of(with));
         let asked = asked(&spec.network, operation);
         let added = with.median.saturating_sub(without.median);
         anyhow::Ok(vec![
@@ -130,103 +126,41 @@ fn error(asked: Duration, added: Duration) -> String {
     )
 }
 
-struct Quantiles {
-    median: Duration,
-    p99: Duration,
-}
-
-impl Quantiles {
-    fn of(mut times: Vec<Duration>) -> Quantiles {
-        times.sort_unstable();
-        let at = |share: usize| {
-            times
-                .get(times.len() * share / 100)
-                .copied()
-                .unwrap_or_default()
-        };
-        Quantiles {
-            median: at(50),
-            p99: at(99),
-        }
-    }
-}
-
-/// Answers every message with itself.
-struct Echo;
-
-impl Service for Echo {
-    fn call(&self, _peer: Identity, request: &[u8], reply: Responder) {
-        reply.send(request);
-    }
-}
-
-/// A server with memory to read and write.
+/// A server on this machine.
 struct Target {
-    server: Server,
+    partner: Partner,
     key: ClusterKey,
-    memory: RemoteAddr,
-    choice: BackendChoice,
-    // Its socket is in there; its memory goes with it.
-    _region: fabric::Region,
+    // Its socket is in there.
     _place: tempfile::TempDir,
 }
 
 impl Target {
-    fn new(choice: BackendChoice) -> Result<Target> {
+    fn new(backend: &str) -> Result<Target> {
         let place = tempfile::tempdir().context("a directory for the socket")?;
-        let listen = match choice {
-            BackendChoice::Tcp => "tcp:127.0.0.1:0".to_owned(),
+        let listen = match backend {
+            "tcp" => "tcp:127.0.0.1:0".to_owned(),
             _ => format!("shm:{}", place.path().join("socket").display()),
         };
         let key = ClusterKey::generate()?;
-        let server = Server::bind(&[listen], Identity::Operator, key.clone())?;
-        let region = server.memory().register(LARGEST as u64, "calibrate")?;
-        region.populate(0..LARGEST as u64)?;
-        let granted = region.grant(Identity::Operator, 0..LARGEST as u64, Access::ReadWrite)?;
-        server.serve(Arc::new(Echo))?;
-        let memory = RemoteAddr {
-            key: granted,
-            offset: 0,
-        };
         Ok(Target {
-            server,
+            partner: Partner::new(&listen, &key)?,
             key,
-            memory,
-            choice,
-            _region: region,
             _place: place,
         })
     }
 
     fn connect(&self, emulation: Option<Emulation>) -> Result<Client> {
-        let identity = Identity::Operator;
-        let credential = Credential {
-            identity,
-            secret: self.key.derive(identity),
-        };
-        let options = Options {
-            choice: self.choice,
-            emulation,
-            ..Options::default()
-        };
-        let connection = Connection::open(&self.server.addrs(), &credential, &options)?;
         Ok(Client {
-            connection,
-            memory: self.memory,
+            asker: Asker::new(&self.partner.address(), &self.key, emulation)?,
+            message: partner::echo(MESSAGE),
             bytes: vec![0; LARGEST],
         })
     }
 }
 
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.server.shutdown();
-    }
-}
-
 struct Client {
-    connection: Connection,
-    memory: RemoteAddr,
+    asker: Asker,
+    message: Vec<u8>,
     bytes: Vec<u8>,
 }
 
@@ -238,20 +172,20 @@ impl Client {
                 let segment = Segment {
                     local: 0,
                     len,
-                    remote: self.memory,
+                    remote: self.asker.memory,
                 };
-                self.connection.read(&[segment], &mut self.bytes)?;
+                self.asker.connection.read(&[segment], &mut self.bytes)?;
             }
             Operation::Write(len) => {
                 let segment = Segment {
                     local: 0,
                     len,
-                    remote: self.memory,
+                    remote: self.asker.memory,
                 };
-                self.connection.write(&[segment], &self.bytes)?;
+                self.asker.connection.write(&[segment], &self.bytes)?;
             }
             Operation::Message => {
-                self.connection.call(&self.bytes[..MESSAGE])?;
+                self.asker.connection.call(&self.message)?;
             }
         }
         Ok(begun.elapsed())
@@ -283,12 +217,5 @@ mod tests {
         assert_eq!(error(us(100), us(110)), "+10.0%");
         assert_eq!(error(us(100), us(90)), "-10.0%");
         assert_eq!(error(us(0), us(90)), "-");
-    }
-
-    #[test]
-    fn quantiles_of_known_times() {
-        let times = (1..=100).rev().map(Duration::from_micros).collect();
-        let Quantiles { median, p99 } = Quantiles::of(times);
-        assert_eq!((median.as_micros(), p99.as_micros()), (51, 100));
     }
 }
