@@ -329,7 +329,7 @@ pub(crate) struct Prefetch {
 /// See [`Stats::rescues`].
 #[derive(Clone, Default, Debug, Serialize)]
 pub(crate) struct Rescues {
-    /// The `reuse` policy chose a line and gave it another round.
+    /// Evictions that `reuse` or `adaptive` turned away from the oldest line.
     pub second_chances: u64,
     /// A fault found its line under eviction. It waited, and the line was
     /// fetched back.

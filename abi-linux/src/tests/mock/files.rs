@@ -63,7 +63,7 @@ fn attr(meta: &std::fs::Metadata) -> Attr {
 }
 
 /// What a component may claim of a file.
-fn claimed(attr: Attr, lie: u64) -> Attr {
+fn claimed(truth: &Attr, lie: u64) -> Attr {
     let time = Timespec {
         sec: lie.cast_signed(),
         nsec: lie as u32,
@@ -75,7 +75,7 @@ fn claimed(attr: Attr, lie: u64) -> Attr {
         nlink: lie,
         rdev: lie,
         mtime: time,
-        ..attr
+        ..truth.clone()
     }
 }
 
@@ -194,7 +194,7 @@ impl FileOps for Mock {
     fn stat(&self, file: &MockFile) -> Result<Attr, Errno> {
         let attr = self.stat_truly(file)?;
         Ok(match self.lie.get() {
-            Some(lie) => claimed(attr, lie),
+            Some(lie) => claimed(&attr, lie),
             None => attr,
         })
     }
@@ -239,7 +239,7 @@ impl FileOps for Mock {
         };
         let attr = attr(&io(meta)?);
         Ok(match self.lie.get() {
-            Some(lie) => claimed(attr, lie),
+            Some(lie) => claimed(&attr, lie),
             None => attr,
         })
     }
