@@ -71,6 +71,20 @@ pub(crate) enum Command {
         /// The run directory.
         directory: PathBuf,
     },
+    /// Serves a testbed on another host; started by `testbed up` over ssh, or by
+    /// a virtual machine's init.
+    #[command(hide = true)]
+    Agent {
+        /// Over standard input and output.
+        #[arg(long, required_unless_present = "device", conflicts_with = "device")]
+        stdio: bool,
+        /// Over a device, such as a virtio serial port, again and again.
+        #[arg(long, value_name = "PATH")]
+        device: Option<PathBuf>,
+        /// Directory of the component binaries.
+        #[arg(long, value_name = "DIR")]
+        binaries: Option<PathBuf>,
+    },
     /// Owns the components of a testbed that stays; started by `testbed up`.
     #[command(hide = true)]
     Supervise {

@@ -189,7 +189,7 @@ pub(crate) fn describe(status: ExitStatus) -> String {
 }
 
 /// The last lines of a log, for a message about its writer's end.
-fn tail(log: Option<&std::path::Path>) -> String {
+pub(crate) fn tail(log: Option<&std::path::Path>) -> String {
     let Some(path) = log else {
         return String::new();
     };

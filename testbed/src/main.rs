@@ -2,6 +2,7 @@
 //! shows what they do, and takes them down without a trace.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod calibrate;
 mod cli;
 mod cluster;
@@ -69,6 +70,9 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
             what: cli::Bench::Calibrate { emulate },
         } => calibrate::run(emulate.as_ref()),
         cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
+        cli::Command::Agent {
+            device, binaries, ..
+        } => agent::run(device.as_deref(), binaries.as_deref()),
         cli::Command::Supervise { name } => standing::supervise(&name),
     }
 }
