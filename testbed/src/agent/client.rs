@@ -288,7 +288,11 @@ impl Client {
                 break;
             }
             let (stream, bytes) = (Stream::In, buffer[..count].to_vec());
-            if self.sender.send(&Message::Data { id, stream, bytes }).is_err() {
+            if self
+                .sender
+                .send(&Message::Data { id, stream, bytes })
+                .is_err()
+            {
                 break;
             }
         }
@@ -397,7 +401,9 @@ pub(crate) struct Output {
 }
 
 fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body);
     thread.map(drop).context("cannot start a thread")
 }
 
@@ -418,9 +424,9 @@ fn meet(reader: &mut dyn Read) -> Result<(String, String)> {
             directory,
             machine,
         }) => Ok((directory, machine)),
-        Some(Message::Welcome { version, .. }) => bail!(
-            "it speaks version {version}, this testbed {VERSION}: use the same build on both"
-        ),
+        Some(Message::Welcome { version, .. }) => {
+            bail!("it speaks version {version}, this testbed {VERSION}: use the same build on both")
+        }
         Some(other) => bail!("it said {other:?} instead of welcome"),
         None => bail!("it ended before it was ready; see its messages on standard error"),
     }

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How long components may take to end when the channel has.
 const STOP_DEADLINE: Duration = Duration::from_secs(3);
 
+/// Longer than any component lives.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// All components of one channel, by the number of their call.
 pub(super) struct Components {
     sender: Sender,
@@ -37,7 +40,8 @@ impl Components {
             .name(name)
             .spawn(move || follow(id, component, &sender))
             .context("cannot start a thread")?;
-        Ok(self.running.entry(id).or_insert(pidfd).as_fd())
+        let kept: &OwnedFd = self.running.entry(id).or_insert(pidfd);
+        Ok(kept.as_fd())
     }
 
     pub(super) fn stop(&self, id: u32, kill: bool) -> Result<()> {
@@ -66,7 +70,7 @@ impl Components {
 /// Tells of a component's life.
 fn follow(id: u32, mut component: Component, sender: &Sender) {
     let how = loop {
-        wait_all(&[component.ready_event()], Duration::MAX);
+        wait_all(&[component.ready_event()], FOR_EVER);
         match component.hear_ready() {
             Ok(None) => {}
             Ok(Some(ready)) => {
@@ -84,7 +88,7 @@ fn follow(id: u32, mut component: Component, sender: &Sender) {
         }
     };
     let how = how.unwrap_or_else(|| {
-        wait_all(&[component.exit_event()], Duration::MAX);
+        wait_all(&[component.exit_event()], FOR_EVER);
         let status = component.ended();
         let how = status.map_or("ended".to_owned(), describe);
         how + &tail(component.start.log.as_deref())

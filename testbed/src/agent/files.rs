@@ -90,7 +90,10 @@ impl Drop for Upload {
 fn check_file_name(name: &str) -> Result<()> {
     let right = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let fine = !name.is_empty() && name.len() <= 128 && name.chars().all(right);
-    ensure!(fine && !name.starts_with('.'), "{name:?} is not a file name of ours");
+    ensure!(
+        fine && !name.starts_with('.'),
+        "{name:?} is not a file name of ours"
+    );
     Ok(())
 }
 

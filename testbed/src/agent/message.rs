@@ -97,7 +97,10 @@ pub(crate) enum Answer {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
     /// First, from testbed.
-    Hello { version: u32, testbed: String },
+    Hello {
+        version: u32,
+        testbed: String,
+    },
     /// First, from the agent.
     Welcome {
         version: u32,
@@ -127,17 +130,34 @@ pub(crate) enum Message {
         bytes: u32,
     },
     /// Nobody reads that stream any more.
-    Shut { id: u32, stream: Stream },
+    Shut {
+        id: u32,
+        stream: Stream,
+    },
     /// A signal for a program.
-    Signal { id: u32, signal: i32 },
+    Signal {
+        id: u32,
+        signal: i32,
+    },
     /// Ends a program.
-    HangUp { id: u32 },
+    HangUp {
+        id: u32,
+    },
     /// News of a program; after its end and its output, nothing.
-    Program { id: u32, news: ControlReply },
+    Program {
+        id: u32,
+        news: ControlReply,
+    },
     /// A component is ready, and listens here.
-    Ready { id: u32, addrs: Vec<String> },
+    Ready {
+        id: u32,
+        addrs: Vec<String>,
+    },
     /// A component ended: how, for people, after its name.
-    Died { id: u32, how: String },
+    Died {
+        id: u32,
+        how: String,
+    },
     /// Somebody is there: sent where nothing else is.
     Alive,
 }

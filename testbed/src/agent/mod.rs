@@ -11,11 +11,13 @@ mod programs;
 mod relay;
 pub(crate) mod rxe;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use client::{Client, Program, Remote};
 
 use crate::ending::Ending;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::Read;
@@ -32,26 +34,30 @@ const RETRY: Duration = Duration::from_millis(50);
 /// `testbed agent`.
 pub(crate) fn run(device: Option<&Path>, binaries: Option<&Path>) -> Result<Ending> {
     member::start_log(Some("info"));
+    let options = server::Options {
+        binaries,
+        janitor: true,
+    };
     match device {
         None => {
             let stdin = rustix::io::dup(rustix::stdio::stdin())?;
             let mut reader = Patient(File::from(stdin));
             let stdout = File::from(rustix::io::dup(rustix::stdio::stdout())?);
-            server::serve(&mut reader, Box::new(stdout), binaries)?;
+            server::serve(&mut reader, Box::new(stdout), options)?;
         }
-        Some(path) => serve_device(path, binaries)?,
+        Some(path) => serve_device(path, options)?,
     }
     Ok(Ending::Exit(0))
 }
 
 /// One channel after the other, for ever: a device outlives who uses it.
-fn serve_device(path: &Path, binaries: Option<&Path>) -> Result<()> {
+fn serve_device(path: &Path, options: server::Options<'_>) -> Result<()> {
     let context = || format!("cannot open {}", path.display());
     loop {
         let device = File::options().read(true).write(true).open(path);
         let device = device.with_context(context)?;
         let writer = device.try_clone().with_context(context)?;
-        if let Err(why) = server::serve(&mut Patient(device), Box::new(writer), binaries) {
+        if let Err(why) = server::serve(&mut Patient(device), Box::new(writer), options) {
             tracing::warn!("{why:#}");
         }
         // Nobody may hold the other end: a read says so at once, again and again.

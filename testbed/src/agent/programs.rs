@@ -194,7 +194,7 @@ impl Programs {
                 }
             }
         }
-        sources.map(Source::drain);
+        sources.into_iter().for_each(Source::drain);
         if let Some(news) = last {
             self.end(id, bounded(news));
         }
@@ -212,7 +212,7 @@ impl Programs {
         let sources = self.adopt(id, Reach::Process(pidfd), input, outputs)?;
         drop(adopted);
         let status = child.wait()?;
-        sources.map(Source::drain);
+        sources.into_iter().for_each(Source::drain);
         let end = ended(status);
         let (stats, message) = (None, None);
         self.end(
@@ -238,7 +238,9 @@ impl Programs {
     pub(super) fn data(&self, id: u32, bytes: Vec<u8>) -> bool {
         // One that has just ended needs none.
         let running = self.lock();
-        running.get(&id).is_none_or(|program| program.input.push(bytes))
+        running
+            .get(&id)
+            .is_none_or(|program| program.input.push(bytes))
     }
 
     pub(super) fn credit(&self, id: u32, stream: Stream, bytes: u32) {

@@ -138,14 +138,7 @@ impl SourceHandle {
     }
 }
 
-fn source(
-    sender: &Sender,
-    id: u32,
-    stream: Stream,
-    fd: OwnedFd,
-    credit: &Credit,
-    finish: &Event,
-) {
+fn source(sender: &Sender, id: u32, stream: Stream, fd: OwnedFd, credit: &Credit, finish: &Event) {
     let mut buffer = vec![0; CHUNK];
     while let Some(allowed) = credit.wait() {
         if !ready(fd.as_fd(), PollFlags::IN, finish) {

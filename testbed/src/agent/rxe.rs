@@ -25,7 +25,11 @@ pub(super) fn add(directory: &Path, name: &str, netdev: &str) -> Result<()> {
     }
     // It may be there, or built in; what is missing shows below.
     let _ = run("modprobe", &["rdma_rxe"]);
-    run("rdma", &["link", "add", name, "type", "rxe", "netdev", netdev]).with_context(|| {
+    run(
+        "rdma",
+        &["link", "add", name, "type", "rxe", "netdev", netdev],
+    )
+    .with_context(|| {
         format!(
             "no soft-RoCE device {name} on {netdev}: it needs root, rdma (Debian: iproute2) and \
              the kernel module rdma_rxe (Ubuntu: linux-modules-extra)"

@@ -18,11 +18,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+/// How a channel is served.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Options<'a> {
+    /// Directory of the component binaries; testbed's own by default.
+    pub(super) binaries: Option<&'a Path>,
+    /// Whether a janitor cleans up behind an agent that is killed: the
+    /// executable must be testbed for that.
+    pub(super) janitor: bool,
+}
+
 /// Serves a channel to its end. What went wrong, if it did not simply end.
 pub(super) fn serve(
     reader: &mut dyn Read,
     writer: Box<dyn Write + Send>,
-    binaries: Option<&Path>,
+    options: Options<'_>,
 ) -> Result<()> {
     let sender = Sender::new(writer);
     // Testbed first: nobody may read a device yet.
@@ -31,7 +41,7 @@ pub(super) fn serve(
     let Some(Message::Hello { version, testbed }) = receive(reader)? else {
         bail!("testbed did not say hello");
     };
-    let mut session = Session::begin(&testbed, sender.clone(), binaries)?;
+    let mut session = Session::begin(&testbed, sender.clone(), options)?;
     sender.send(&Message::Welcome {
         version: VERSION,
         directory: session.directory.display().to_string(),
@@ -62,15 +72,16 @@ struct Session {
 }
 
 impl Session {
-    fn begin(testbed: &str, sender: Sender, binaries: Option<&Path>) -> Result<Session> {
+    fn begin(testbed: &str, sender: Sender, options: Options<'_>) -> Result<Session> {
         check_name(testbed).map_err(anyhow::Error::msg)?;
-        let binaries = match binaries {
+        let binaries = match options.binaries {
             Some(directory) => directory.to_owned(),
             None => Binaries::directory()?,
         };
         let directory = places::run_directory(testbed)?;
         // First, so that the directory never is without one.
-        let janitor = Some(Janitor::spawn(&directory)?);
+        let janitor = options.janitor.then(|| Janitor::spawn(&directory));
+        let janitor = janitor.transpose()?;
         make_private(&directory)?;
         Ok(Session {
             components: Components::new(sender.clone()),
