@@ -12,6 +12,7 @@ mod control;
 mod demo;
 mod doctor;
 mod ending;
+mod hosts;
 mod janitor;
 mod out;
 mod places;

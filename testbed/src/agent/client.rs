@@ -7,6 +7,9 @@ use super::message::{
 };
 use super::relay::{Event, Sink, Source, SourceHandle};
 use crate::component::Start;
+use crate::plan::Fabric;
+use crate::program::Search;
+use crate::stats::Question;
 use anyhow::{Context, Result, anyhow, bail};
 use proto::process::{ControlReply, End, Spawn};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -225,6 +228,28 @@ impl Client {
     pub(crate) fn read_log(&self, name: &str, from: u64) -> Result<Vec<u8>> {
         let name = name.to_owned();
         self.bytes(Request::ReadLog { name, from })
+    }
+
+    /// Asks the testbed from there: JSON.
+    pub(crate) fn ask(&self, gmm: &[String], fabric: Fabric, question: Question) -> Result<Vec<u8>> {
+        let gmm = gmm.to_vec();
+        self.bytes(Request::Ask {
+            gmm,
+            fabric,
+            question,
+        })
+    }
+
+    /// Looks a program up there: JSON.
+    pub(crate) fn find(&self, search: Search) -> Result<Vec<u8>> {
+        self.bytes(Request::Find(search))
+    }
+
+    /// Asks the agent to take all down; it is lost when it has.
+    pub(crate) fn say_goodbye(&self) {
+        if self.lost().is_none() && self.sender.send(&Message::Goodbye).is_err() {
+            self.shared.lose("the connection to its agent ended");
+        }
     }
 
     /// Makes a soft-RoCE device where there is none of that name.
@@ -579,11 +604,6 @@ impl RemoteState {
 }
 
 impl Remote {
-    /// Where it runs.
-    pub(crate) fn host(&self) -> &str {
-        &self.client.host
-    }
-
     /// Readable when it is ready, or has ended.
     pub(crate) fn ready_event(&self) -> BorrowedFd<'_> {
         self.state.ready.as_fd()
@@ -699,6 +719,7 @@ impl Listener {
                 }
             }
             Message::Alive => {}
+            Message::Goodbye => return Err("its agent has ended".to_owned()),
             other => return Err(format!("its agent sent what only testbed sends: {other:?}")),
         }
         Ok(())

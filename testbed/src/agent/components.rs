@@ -2,7 +2,7 @@
 //! serves the channel, and die with it.
 
 use super::message::{Message, Sender};
-use crate::component::{Component, Start, describe, tail, wait_all};
+use crate::component::{Component, Start, tail, wait_all};
 use anyhow::{Context, Result, ensure};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -89,8 +89,7 @@ fn follow(id: u32, mut component: Component, sender: &Sender) {
     };
     let how = how.unwrap_or_else(|| {
         wait_all(&[component.exit_event()], FOR_EVER);
-        let status = component.ended();
-        let how = status.map_or("ended".to_owned(), describe);
+        let how = component.ended().unwrap_or_else(|| "ended".to_owned());
         how + &tail(component.start.log.as_deref())
     });
     let _ = sender.send(&Message::Died { id, how });

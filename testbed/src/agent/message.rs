@@ -2,6 +2,9 @@
 //! both directions, framed by a little-endian u32 length. Every length is
 //! bounded, and what a peer says is checked where it is used.
 
+use crate::plan::Fabric;
+use crate::program::Search;
+use crate::stats::Question;
 use anyhow::{Context, Result, bail, ensure};
 use proto::NodeKind;
 use proto::process::{ControlReply, Spawn};
@@ -78,6 +81,15 @@ pub(crate) enum Request {
     ReadLog { name: String, from: u64 },
     /// Starts a program on this host's processor component.
     Spawn { processor: String, spawn: Spawn },
+    /// Asks the testbed's gmm and components from here: the operator's machine
+    /// may not reach them.
+    Ask {
+        gmm: Vec<String>,
+        fabric: Fabric,
+        question: Question,
+    },
+    /// Looks a program up as a shell would, on this host's storage root.
+    Find(Search),
     /// Runs a command of the host itself.
     Exec { argv: Vec<Vec<u8>> },
 }
@@ -89,7 +101,7 @@ pub(crate) enum Answer {
     Done,
     /// To [`Request::HasBinary`].
     Has(bool),
-    /// JSON or bytes of a log.
+    /// JSON, or bytes of a log.
     Bytes(Vec<u8>),
 }
 
@@ -160,6 +172,9 @@ pub(crate) enum Message {
     },
     /// Somebody is there: sent where nothing else is.
     Alive,
+    /// From testbed: take all down. From the agent: it is done, and its last
+    /// word.
+    Goodbye,
 }
 
 /// The writing half of a channel, shared by all who send.

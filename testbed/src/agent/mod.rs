@@ -14,7 +14,8 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use client::{Client, Program, Remote};
+pub(crate) use client::{Client, Program, Reach, Remote};
+pub(crate) use files::sha256_of;
 
 use crate::ending::Ending;
 use anyhow::{Context, Result};
@@ -86,7 +87,7 @@ impl Read for Patient {
 }
 
 /// As uname(2) has it.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let uname = rustix::system::uname();
     uname.machine().to_string_lossy().into_owned()
 }

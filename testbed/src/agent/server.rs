@@ -8,10 +8,12 @@ use super::message::{
 };
 use super::programs::Programs;
 use super::rxe;
-use crate::cluster::control_path;
+use crate::cluster::{Operator, control_path};
 use crate::component::Start;
 use crate::janitor::Janitor;
 use crate::places::{self, Binaries, check_name, make_private};
+use crate::plan::Fabric;
+use crate::stats::Question;
 use anyhow::{Context, Result, bail, ensure};
 use proto::NodeKind;
 use std::collections::{BTreeMap, HashMap};
@@ -52,6 +54,12 @@ pub(super) fn serve(
         "testbed speaks version {version}, this agent {VERSION}: use the same build on both"
     );
     while let Some(message) = receive(reader)? {
+        if message == Message::Goodbye {
+            drop(session);
+            // Whoever does not hear it sees the end.
+            let _ = sender.send(&Message::Goodbye);
+            return Ok(());
+        }
         session.handle(message)?;
     }
     Ok(())
@@ -172,9 +180,36 @@ impl Session {
                 let socket = control_path(&self.directory, &processor);
                 self.programs.spawn(id, &socket, spawn)?;
             }
+            Request::Ask {
+                gmm,
+                fabric,
+                question,
+            } => {
+                self.ask(id, gmm, fabric, question)?;
+                return Ok(None);
+            }
+            Request::Find(search) => {
+                let found = serde_json::to_vec(&search.run())?;
+                return Ok(Some(Answer::Bytes(found)));
+            }
             Request::Exec { argv } => self.programs.exec(id, argv)?,
         }
         Ok(Some(Answer::Done))
+    }
+
+    /// Answers on a thread of its own: others may take their time.
+    fn ask(&self, id: u32, gmm: Vec<String>, fabric: Fabric, question: Question) -> Result<()> {
+        let operator = Operator::new(&self.directory.join("key"), gmm, fabric)?;
+        let sender = self.sender.clone();
+        let answer = move || {
+            let result = question.answer(&operator);
+            let result = result.and_then(|json| Ok(serde_json::to_vec(&json)?));
+            let result = result.map(Answer::Bytes).map_err(|why| format!("{why:#}"));
+            let _ = sender.send(&Message::Reply { id, result });
+        };
+        let thread = std::thread::Builder::new().name("question".to_owned());
+        thread.spawn(answer).context("cannot start a thread")?;
+        Ok(())
     }
 
     /// Bytes of a file or of a program's standard input.
