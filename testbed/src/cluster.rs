@@ -287,6 +287,13 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether the machine of a component is lost, and it can't be restarted.
+    pub(crate) fn is_lost(&self, index: usize) -> bool {
+        let host = self.members[index].host.as_deref();
+        let client = host.and_then(|host| self.hosts.client(host).ok());
+        client.is_some_and(|client| client.lost().is_some())
+    }
+
     /// Other machines.
     pub(crate) fn hosts(&self) -> &Hosts {
         &self.hosts

@@ -521,7 +521,7 @@ impl Program {
     /// To signal it from elsewhere.
     pub(crate) fn reach(&self) -> Reach {
         Reach {
-            sender: self.client.sender.clone(),
+            client: self.client.clone(),
             id: self.id,
         }
     }
@@ -529,7 +529,8 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        if let Some(streams) = self.client.shared.lock().programs.remove(&self.id) {
+        let streams = self.client.shared.lock().programs.remove(&self.id);
+        if let Some(streams) = streams {
             streams.stop();
             self.reach().hang_up();
         }
@@ -539,7 +540,7 @@ impl Drop for Program {
 /// Reaches a program on behalf of whoever wants it.
 #[derive(Clone)]
 pub(crate) struct Reach {
-    sender: Sender,
+    client: Client,
     id: u32,
 }
 
@@ -547,12 +548,16 @@ impl Reach {
     /// Signals it; one that has ended takes none.
     pub(crate) fn signal(&self, signal: i32) {
         let id = self.id;
-        let _ = self.sender.send(&Message::Signal { id, signal });
+        let _ = self.client.sender.send(&Message::Signal { id, signal });
     }
 
-    /// Ends it.
+    /// Ends it: nobody wants it, nor its output.
     pub(crate) fn hang_up(&self) {
-        let _ = self.sender.send(&Message::HangUp { id: self.id });
+        let id = self.id;
+        if let Some(streams) = self.client.shared.lock().programs.get(&id) {
+            streams.stop();
+        }
+        let _ = self.client.sender.send(&Message::HangUp { id });
     }
 }
 
@@ -566,7 +571,7 @@ impl Streams {
         sink.is_some_and(|sink| sink.push(bytes))
     }
 
-    fn stop(self) {
+    fn stop(&self) {
         self.input.iter().for_each(SourceHandle::shut);
         self.output.iter().chain(&self.errors).for_each(Sink::stop);
     }
@@ -653,7 +658,7 @@ impl Shared {
         state.lost = Some(why.to_owned());
         state.calls.clear();
         let programs = std::mem::take(&mut state.programs);
-        programs.into_values().for_each(Streams::stop);
+        programs.values().for_each(Streams::stop);
         let how = format!("is lost with its host: {why}");
         for component in state.components.values() {
             component.die(how.clone());

@@ -16,6 +16,7 @@ mod tests;
 
 pub(crate) use client::{Client, Program, Reach, Remote};
 pub(crate) use files::sha256_of;
+pub(crate) use relay::Event;
 
 use crate::ending::Ending;
 use anyhow::{Context, Result};

@@ -110,12 +110,6 @@ impl Hosts {
         link.map(|link| &link.client)
             .with_context(|| format!("no host {host:?}"))
     }
-
-    /// Which are lost, and why.
-    pub(crate) fn lost(&self) -> Vec<(String, String)> {
-        let lost = |(name, link): (&String, &Link)| Some((name.clone(), link.client.lost()?));
-        self.0.iter().filter_map(lost).collect()
-    }
 }
 
 impl Drop for Hosts {
