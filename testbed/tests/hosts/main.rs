@@ -40,7 +40,7 @@ fn three_hosts_count_words_as_one() {
     let text = rig.path().join("text");
     let lines = (0..40_000).map(|n| format!("word{} and more{n}\n", n % 997));
     std::fs::write(&text, lines.collect::<String>()).unwrap();
-    let arguments = ["2", "50", text.to_str().unwrap()];
+    let arguments = [text.to_str().unwrap(), "2", "50"];
     let native = Command::new(program("wordcount")).args(arguments).output();
     let native = native.unwrap();
     let ours = run(&rig, "wordcount", &arguments).output().unwrap();

@@ -140,10 +140,10 @@ impl Rig {
         self.keygen(&name);
         let path = self.path().to_owned();
         let public = fs::read_to_string(path.join(format!("{name}.pub"))).unwrap();
-        let known = fs::File::options().append(true).create(true);
-        let known = known.clone().open(path.join("known_hosts"));
-        use std::io::Write as _;
-        write!(known.unwrap(), "{} {public}", self.address(host)).unwrap();
+        let known = path.join("known_hosts");
+        let others = fs::read_to_string(&known).unwrap_or_default();
+        let line = format!("{} {public}", self.address(host));
+        fs::write(known, others + &line).unwrap();
         // sshd's own, which packages make at boot.
         fs::create_dir_all("/run/sshd").unwrap();
         let mut text = format!(
