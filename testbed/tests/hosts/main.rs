@@ -127,7 +127,7 @@ fn an_agent_that_is_killed_takes_its_components_with_it() {
     let program = endless(&rig);
     let agents = rig.processes(2, "agent");
     agents.iter().for_each(|pid| kill(*pid));
-    expect_failure(program, &["memory"]);
+    expect_failure(program, &["m0", "lost"]);
     rig.expect_nothing_left(2);
     let log = rig.testbed(&["logs", "lab", "supervisor"]).output().unwrap();
     assert!(said(&log).contains("mcomponent m0"), "{}", said(&log));
@@ -156,7 +156,7 @@ fn a_component_that_dies_is_started_again() {
     let memory = rig.processes(2, "mcomponent");
     assert_eq!(memory.len(), 1);
     kill(memory[0]);
-    expect_failure(program, &["memory"]);
+    expect_failure(program, &["m0", "lost"]);
     until("a program runs again", || {
         let ours = run(&rig, "ending", &["return", "0"]).output().unwrap();
         ours.status.success().then_some(())

@@ -96,6 +96,10 @@ fn directories_that_do_not_do() {
     if !able() {
         return;
     }
+    // First, so that the hosts, each with mounts of its own, see them.
+    let place = tempfile::tempdir().unwrap();
+    let small = Mounted::new(place.path().join("small"), "size=1m");
+    let no_exec = Mounted::new(place.path().join("noexec"), "noexec");
     let rig = Rig::new(&[Odd::default(), Odd::default(), Odd::default()]);
     let no_directory = rig.host(2, "directory = \"/dev/null/bin\"");
     expect_refusal(
@@ -103,13 +107,11 @@ fn directories_that_do_not_do() {
         &(usual(&rig) + &no_directory),
         &["host n2", "making the directory /dev/null/bin", "give another"],
     );
-    let small = Mounted::new(rig.path().join("small"), "size=1m");
     expect_refusal(
         &rig,
         &(usual(&rig) + &rig.host(2, &small.line())),
         &["host n2", "copying testbed", "make room"],
     );
-    let no_exec = Mounted::new(rig.path().join("noexec"), "noexec");
     expect_refusal(
         &rig,
         &(usual(&rig) + &rig.host(2, &no_exec.line())),
