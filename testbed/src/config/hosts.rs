@@ -164,9 +164,6 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
             ),
         }
     }
-    if let Some(idle) = names.iter().find(|name| !used.contains(*name)) {
-        bail!("no component runs on host {idle:?}: give one host = {idle:?}, or leave it out");
-    }
     if plan.hosts.is_empty() {
         return Ok(());
     }
@@ -174,14 +171,18 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
         bail!("fabric = \"shm\" reaches one machine only: give \"tcp\" for several");
     }
     match &plan.address {
-        Some(address) => check_address(address),
-        None if here.is_empty() => Ok(()),
+        Some(address) => check_address(address)?,
+        None if here.is_empty() => {}
         None => bail!(
-            "{} run(s) on this machine: give address = \"…\", where the other hosts reach it, or \
-             a host",
+            "{} would run on this machine: give a host, or say where the hosts reach this one, \
+             address = \"…\"",
             here.join(", ")
         ),
     }
+    if let Some(idle) = names.iter().find(|name| !used.contains(*name)) {
+        bail!("no component runs on host {idle:?}: give one host = {idle:?}, or leave it out");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
