@@ -48,6 +48,13 @@ pub(crate) enum Command {
     },
     /// Lists the testbeds that are up.
     List,
+    /// Shows what a testbed's components log, wherever they run.
+    Logs {
+        /// Which.
+        name: String,
+        /// One component, or `supervisor`; all if left out.
+        component: Option<String>,
+    },
     /// Checks what this host offers: for each thing, whether it is there, what
     /// is lost without it, and how to get it. Status 1 if something that every
     /// program needs is missing.
@@ -70,6 +77,20 @@ pub(crate) enum Command {
     Janitor {
         /// The run directory.
         directory: PathBuf,
+    },
+    /// Serves a testbed on another host; started by `testbed up` over ssh, or by
+    /// a virtual machine's init.
+    #[command(hide = true)]
+    Agent {
+        /// Over standard input and output.
+        #[arg(long, required_unless_present = "device", conflicts_with = "device")]
+        stdio: bool,
+        /// Over a device, such as a virtio serial port, again and again.
+        #[arg(long, value_name = "PATH")]
+        device: Option<PathBuf>,
+        /// Directory of the component binaries.
+        #[arg(long, value_name = "DIR")]
+        binaries: Option<PathBuf>,
     },
     /// Owns the components of a testbed that stays; started by `testbed up`.
     #[command(hide = true)]
@@ -316,9 +337,19 @@ pub(crate) struct UpArgs {
     /// A name other than the description's.
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Prints a description with comments, to begin with.
-    #[arg(long)]
-    pub(crate) example: bool,
+    /// Prints a description with comments, to begin with: of one machine, or
+    /// of several (`hosts`).
+    #[arg(long, value_enum, value_name = "WHAT", num_args = 0..=1, default_missing_value = "one")]
+    pub(crate) example: Option<Example>,
+}
+
+/// See [`UpArgs::example`].
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Example {
+    /// One machine.
+    One,
+    /// Several, reached by ssh.
+    Hosts,
 }
 
 /// See [`Command::Demo`].

@@ -6,19 +6,19 @@
 
 mod starts;
 
-use crate::component::{Component, Start, timespec, wait_all};
+use crate::component::{Component, timespec, wait_all};
 use crate::janitor::Janitor;
-use crate::places::{Binaries, make_private};
-use crate::plan::Plan;
+use crate::places::make_private;
+use crate::hosts::Hosts;
+use crate::plan::{Fabric, Plan};
 use crate::signals::Signals;
 use anyhow::{Context, Result, anyhow};
 use fabric::{ClusterKey, Credential, Options, Peer};
 use proto::{Identity, NodeKind};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
-use starts::{Starts, fix_address, values};
+use starts::{Placed, Starts, fix_address, values};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 /// How long components may take to become ready.
@@ -50,10 +50,14 @@ pub(crate) struct Cluster {
     gmm: Vec<String>,
     members: Vec<Member>,
     janitor: Option<Janitor>,
+    /// Other machines.
+    hosts: Hosts,
 }
 
 struct Member {
     component: Component,
+    /// Where, if not here.
+    host: Option<String>,
     gone: bool,
 }
 
@@ -64,7 +68,8 @@ pub(crate) struct Death {
     pub(crate) kind: NodeKind,
     /// As people know it.
     pub(crate) name: String,
-    pub(crate) status: ExitStatus,
+    /// For people, after its name.
+    pub(crate) how: String,
 }
 
 impl Cluster {
@@ -72,15 +77,16 @@ impl Cluster {
     /// error.
     pub(crate) fn start(
         plan: Plan,
+        name: &str,
         directory: PathBuf,
         logs: Option<&Path>,
         signals: &mut Signals,
     ) -> Result<Cluster, StartError> {
-        let binaries = Binaries::find()?;
         // First, so that the directory never is without one.
         let janitor = Some(Janitor::spawn(&directory)?);
         let key = ClusterKey::generate()?;
         let (gmm, members) = (Vec::new(), Vec::new());
+        let hosts = Hosts::default();
         let mut cluster = Cluster {
             plan,
             directory,
@@ -88,34 +94,30 @@ impl Cluster {
             gmm,
             members,
             janitor,
+            hosts,
         };
         make_private(&cluster.directory)?;
         cluster.key.save(&cluster.key_path())?;
-        let starts = Starts {
-            cluster: &cluster,
-            binaries,
-            logs,
-        };
-        let gmm = starts.gmm();
+        cluster.hosts = Hosts::connect(&cluster.plan, name, &cluster.key_path(), signals)?;
+        let gmm = Starts::new(&cluster, logs)?.gmm()?;
         cluster.bring_up(vec![gmm], signals)?;
         cluster.gmm = cluster.listening(0);
-        let binaries = Binaries::find()?;
-        let rest = Starts {
-            cluster: &cluster,
-            binaries,
-            logs,
-        }
-        .rest();
+        let rest = Starts::new(&cluster, logs)?.rest()?;
         cluster.bring_up(rest, signals)?;
         Ok(cluster)
     }
 
     /// Starts components side by side and waits until all are ready.
-    fn bring_up(&mut self, starts: Vec<Start>, signals: &mut Signals) -> Result<(), StartError> {
+    fn bring_up(&mut self, starts: Vec<Placed>, signals: &mut Signals) -> Result<(), StartError> {
         let first = self.members.len();
         for start in starts {
-            let component = Component::spawn(start)?;
-            self.adopt(component);
+            let component = self.spawn(&start)?;
+            self.tell_janitor(&component);
+            self.members.push(Member {
+                component,
+                host: start.host,
+                gone: false,
+            });
         }
         let until = Instant::now() + START_DEADLINE;
         let mut waiting: Vec<usize> = (first..self.members.len()).collect();
@@ -172,14 +174,18 @@ impl Cluster {
         }
     }
 
-    fn adopt(&mut self, component: Component) {
-        if let Some(janitor) = &self.janitor {
-            janitor.tell(component.exit_event());
+    fn spawn(&self, placed: &Placed) -> Result<Component> {
+        let start = placed.start.clone();
+        match &placed.host {
+            None => Component::spawn(start),
+            Some(host) => Component::spawn_there(start, self.hosts.client(host)?),
         }
-        self.members.push(Member {
-            component,
-            gone: false,
-        });
+    }
+
+    fn tell_janitor(&self, component: &Component) {
+        if let (Some(janitor), Some(process)) = (&self.janitor, component.process()) {
+            janitor.tell(process);
+        }
     }
 
     /// Where a component listens.
@@ -232,7 +238,7 @@ impl Cluster {
             if member.gone {
                 continue;
             }
-            if let Some(status) = member.component.ended() {
+            if let Some(how) = member.component.ended() {
                 member.gone = true;
                 let start = &member.component.start;
                 let (kind, name) = (start.kind, start.to_string());
@@ -240,7 +246,7 @@ impl Cluster {
                     index,
                     kind,
                     name,
-                    status,
+                    how,
                 });
             }
         }
@@ -259,23 +265,38 @@ impl Cluster {
         janitor.for_each(|janitor| {
             self.members
                 .iter()
-                .for_each(|m| janitor.tell(m.component.exit_event()));
+                .filter_map(|m| m.component.process())
+                .for_each(|process| janitor.tell(process));
         });
     }
 
     /// Starts a component that ended again, at the same address. Does not wait
     /// until it is ready.
     pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
-        let start = self.members[index].component.start.clone();
-        let component = Component::spawn(start)?;
-        if let Some(janitor) = &self.janitor {
-            janitor.tell(component.exit_event());
-        }
+        let member = &self.members[index];
+        let start = member.component.start.clone();
+        let host = member.host.clone();
+        let placed = Placed { start, host };
+        let component = self.spawn(&placed)?;
+        self.tell_janitor(&component);
         self.members[index] = Member {
             component,
+            host: placed.host,
             gone: false,
         };
         Ok(())
+    }
+
+    /// Whether the machine of a component is lost, and it can't be restarted.
+    pub(crate) fn is_lost(&self, index: usize) -> bool {
+        let host = self.members[index].host.as_deref();
+        let client = host.and_then(|host| self.hosts.client(host).ok());
+        client.is_some_and(|client| client.lost().is_some())
+    }
+
+    /// Other machines.
+    pub(crate) fn hosts(&self) -> &Hosts {
+        &self.hosts
     }
 
     /// Asks gmm and others in the name of whoever runs the testbed.
@@ -317,6 +338,7 @@ impl Cluster {
             .iter_mut()
             .for_each(|member| member.component.kill());
         self.members.clear();
+        self.hosts = Hosts::default();
         let _ = std::fs::remove_dir_all(&self.directory);
         self.janitor.take().into_iter().for_each(Janitor::dismiss);
     }
@@ -353,6 +375,14 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
+    /// With the cluster key in a file.
+    pub(crate) fn new(key: &Path, gmm: Vec<String>, fabric: Fabric) -> Result<Operator> {
+        let key = ClusterKey::load(key)
+            .with_context(|| format!("the cluster key {}", key.display()))?;
+        let options = operator_options(fabric.choice());
+        Ok(Operator { key, gmm, options })
+    }
+
     /// A peer at these addresses.
     pub(crate) fn peer(&self, addrs: &[String]) -> Peer {
         let identity = Identity::Operator;

@@ -1,6 +1,7 @@
 //! A component's process: started, heard when it is ready, watched, ended.
 
-use anyhow::{Context, Result};
+use crate::agent::{Client, Remote};
+use anyhow::{Context, Result, bail};
 use proto::NodeKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,9 +44,18 @@ pub(crate) struct Ready {
     pub(crate) addrs: Vec<String>,
 }
 
-/// A running component; killed when dropped.
+/// A running component, here or on another host; killed when dropped.
 pub(crate) struct Component {
     pub(crate) start: Start,
+    body: Body,
+}
+
+enum Body {
+    Here(Process),
+    There(Remote),
+}
+
+struct Process {
     child: Child,
     pidfd: OwnedFd,
     ready: Option<File>,
@@ -53,9 +63,89 @@ pub(crate) struct Component {
 }
 
 impl Component {
-    /// Starts it. It dies with the calling thread. Its standard input is the
-    /// pipe on which it says that it is ready: so it is inherited by it alone.
+    /// Starts it here. It dies with the calling thread. Its standard input is
+    /// the pipe on which it says that it is ready: so it is inherited by it
+    /// alone.
     pub(crate) fn spawn(start: Start) -> Result<Component> {
+        let body = Body::Here(Process::spawn(&start)?);
+        Ok(Component { start, body })
+    }
+
+    /// Starts it where an agent is.
+    pub(crate) fn spawn_there(start: Start, agent: &Client) -> Result<Component> {
+        let body = Body::There(agent.start(&start)?);
+        Ok(Component { start, body })
+    }
+
+    /// Readable when it has ended.
+    pub(crate) fn exit_event(&self) -> BorrowedFd<'_> {
+        match &self.body {
+            Body::Here(process) => process.pidfd.as_fd(),
+            Body::There(remote) => remote.exit_event(),
+        }
+    }
+
+    /// What a janitor is to kill, if it is here.
+    pub(crate) fn process(&self) -> Option<BorrowedFd<'_>> {
+        match &self.body {
+            Body::Here(process) => Some(process.pidfd.as_fd()),
+            Body::There(_) => None,
+        }
+    }
+
+    /// Readable when it has said something of being ready, or can't any more.
+    pub(crate) fn ready_event(&self) -> BorrowedFd<'_> {
+        match &self.body {
+            Body::Here(process) => {
+                let ready = process.ready.as_ref();
+                ready.map_or(process.pidfd.as_fd(), AsFd::as_fd)
+            }
+            Body::There(remote) => remote.ready_event(),
+        }
+    }
+
+    /// What it said, once it has. To be called when [`Self::ready_event`] is
+    /// readable.
+    pub(crate) fn hear_ready(&mut self) -> Result<Option<Ready>> {
+        match &mut self.body {
+            Body::Here(process) => process.hear_ready(&self.start),
+            Body::There(remote) => match (remote.addrs(), remote.ended()) {
+                (Some(addrs), _) => Ok(Some(Ready { addrs })),
+                (None, Some(how)) => bail!("{} {how}", self.start),
+                (None, None) => Ok(None),
+            },
+        }
+    }
+
+    /// How it ended, for people, after its name; if it has.
+    pub(crate) fn ended(&mut self) -> Option<String> {
+        match &mut self.body {
+            Body::Here(process) => process.ended().map(describe),
+            Body::There(remote) => remote.ended(),
+        }
+    }
+
+    /// Asks it to end in good order.
+    pub(crate) fn terminate(&self) {
+        match &self.body {
+            Body::Here(process) => {
+                let _ = pidfd_send_signal(&process.pidfd, Signal::TERM);
+            }
+            Body::There(remote) => remote.stop(false),
+        }
+    }
+
+    /// Kills it if it still lives; reaps it if it is here.
+    pub(crate) fn kill(&mut self) {
+        match &mut self.body {
+            Body::Here(process) => process.kill(),
+            Body::There(remote) => remote.stop(true),
+        }
+    }
+}
+
+impl Process {
+    fn spawn(start: &Start) -> Result<Process> {
         let context = || format!("cannot start {start} ({})", start.binary.display());
         let (ready, ready_end) = std::io::pipe().with_context(context)?;
         let mut command = Command::new(&start.binary);
@@ -66,39 +156,21 @@ impl Component {
             command.stderr(log.with_context(|| format!("cannot write {}", path.display()))?);
         }
         host::child::tie(&mut command);
-        let child = command.spawn().with_context(context)?;
+        let mut child = command.spawn().with_context(context)?;
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
-        let ready = Some(File::from(OwnedFd::from(ready)));
-        match pidfd {
-            Ok(pidfd) => Ok(Component {
-                start,
-                child,
-                pidfd,
-                ready,
-                heard: Vec::new(),
-            }),
-            Err(why) => {
-                let mut child = child;
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(why).context("pidfd_open")
-            }
-        }
+        let pidfd = pidfd.inspect_err(|_| {
+            let _ = child.kill();
+            let _ = child.wait();
+        });
+        Ok(Process {
+            pidfd: pidfd.context("pidfd_open")?,
+            child,
+            ready: Some(File::from(OwnedFd::from(ready))),
+            heard: Vec::new(),
+        })
     }
 
-    /// Readable when it has ended.
-    pub(crate) fn exit_event(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-
-    /// Readable when it has said something of being ready, or can't any more.
-    pub(crate) fn ready_event(&self) -> BorrowedFd<'_> {
-        self.ready.as_ref().map_or(self.pidfd.as_fd(), AsFd::as_fd)
-    }
-
-    /// What it said, once it has. To be called when [`Self::ready_event`] is
-    /// readable.
-    pub(crate) fn hear_ready(&mut self) -> Result<Option<Ready>> {
+    fn hear_ready(&mut self, start: &Start) -> Result<Option<Ready>> {
         let Some(pipe) = &mut self.ready else {
             return Ok(None);
         };
@@ -109,42 +181,35 @@ impl Component {
             self.ready = None;
             let line = &self.heard[..end];
             let ready = serde_json::from_slice(line)
-                .with_context(|| format!("{} said something else than being ready", self.start))?;
+                .with_context(|| format!("{start} said something else than being ready"))?;
             return Ok(Some(ready));
         }
         if count == 0 {
             let how = self
                 .wait_briefly()
                 .map_or("closed its pipe".to_owned(), describe);
-            let log = self.start.log.as_deref();
-            anyhow::bail!("{} {how} before it was ready{}", self.start, tail(log));
+            let log = start.log.as_deref();
+            bail!("{start} {how} before it was ready{}", tail(log));
         }
         Ok(None)
     }
 
-    /// How it ended, if it has.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+    fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
     fn wait_briefly(&mut self) -> Option<ExitStatus> {
-        wait_all(&[self.exit_event()], Duration::from_millis(500));
+        wait_all(&[self.pidfd.as_fd()], Duration::from_millis(500));
         self.ended()
     }
 
-    /// Asks it to end in good order.
-    pub(crate) fn terminate(&self) {
-        let _ = pidfd_send_signal(&self.pidfd, Signal::TERM);
-    }
-
-    /// Kills it if it still lives, and reaps it.
-    pub(crate) fn kill(&mut self) {
+    fn kill(&mut self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         let _ = self.child.wait();
     }
 }
 
-impl Drop for Component {
+impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
@@ -189,7 +254,7 @@ pub(crate) fn describe(status: ExitStatus) -> String {
 }
 
 /// The last lines of a log, for a message about its writer's end.
-fn tail(log: Option<&std::path::Path>) -> String {
+pub(crate) fn tail(log: Option<&std::path::Path>) -> String {
     let Some(path) = log else {
         return String::new();
     };
@@ -235,8 +300,8 @@ mod tests {
         assert!(component.ended().is_none());
         component.terminate();
         assert!(wait_all(&[component.exit_event()], Duration::from_secs(30)));
-        let status = component.ended().unwrap();
-        assert_eq!(describe(status), "was killed by SIGTERM (15)");
+        let how = component.ended().unwrap();
+        assert_eq!(how, "was killed by SIGTERM (15)");
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The description of a testbed that stays, as people write it.
 
+mod hosts;
+
 use crate::cli::{EmulationSpec, Placement, Replacement, parse_memory};
 use crate::places::check_name;
-use crate::plan::{Fabric, Memory, Plan, Storage};
+use crate::plan::{Fabric, Memory, Plan, Processor, Storage};
 use crate::program::Root;
 use crate::shape;
 use anyhow::{Context, Result, bail};
+use hosts::HostEntry;
 use proto::process::CacheConfig;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeSet;
@@ -13,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 /// A description with comments, to begin with.
 pub(crate) const EXAMPLE: &str = include_str!("example.toml");
+/// One of several machines.
+pub(crate) const EXAMPLE_HOSTS: &str = include_str!("example-hosts.toml");
 
 /// What `testbed up` needs to know.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -32,6 +37,9 @@ struct File {
     #[serde(default, deserialize_with = "emulation")]
     emulate: Option<EmulationSpec>,
     log: Option<String>,
+    address: Option<String>,
+    #[serde(default)]
+    host: Vec<HostEntry>,
     #[serde(default)]
     gmm: Gmm,
     #[serde(default)]
@@ -50,6 +58,7 @@ struct Gmm {
     #[serde(default)]
     placement: Placement,
     lease_ms: Option<u64>,
+    host: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +68,7 @@ struct MemoryEntry {
     name: String,
     #[serde(deserialize_with = "memory_size")]
     size: u64,
+    host: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -67,6 +77,7 @@ struct StorageEntry {
     #[serde(deserialize_with = "name")]
     name: String,
     root: PathBuf,
+    host: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +85,7 @@ struct StorageEntry {
 struct ProcessorEntry {
     #[serde(deserialize_with = "name")]
     name: String,
+    host: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -162,6 +174,7 @@ fn parse(text: &str, rename: Option<&str>, directory: &Path) -> Result<Descripti
             .map(|m| Memory {
                 name: m.name,
                 size: m.size,
+                host: m.host,
             })
             .collect(),
         storage: file
@@ -172,19 +185,46 @@ fn parse(text: &str, rename: Option<&str>, directory: &Path) -> Result<Descripti
         processors: file
             .processor
             .into_iter()
-            .map(|processor| processor.name)
+            .map(|p| Processor {
+                name: p.name,
+                host: p.host,
+            })
             .collect(),
         log: file.log,
+        hosts: file
+            .host
+            .into_iter()
+            .map(|entry| entry.checked(directory))
+            .collect::<Result<_>>()?,
+        address: file.address,
+        gmm_host: file.gmm.host,
     };
+    hosts::check(&plan)?;
     Ok(Description { name, plan, cache })
 }
 
 fn storage(entry: StorageEntry, directory: &Path) -> Result<Storage> {
+    if entry.host.is_some() {
+        // Whether it is there is seen there.
+        if !entry.root.is_absolute() {
+            bail!(
+                "[[storage]] {:?}: root {:?} lies on another host: give an absolute path",
+                entry.name,
+                entry.root
+            );
+        }
+        return Ok(Storage {
+            name: entry.name,
+            root: entry.root,
+            host: entry.host,
+        });
+    }
     let root = Root::new(&directory.join(&entry.root))
         .with_context(|| format!("[[storage]] {:?}", entry.name))?;
     Ok(Storage {
         name: entry.name,
         root: root.path().to_owned(),
+        host: None,
     })
 }
 
@@ -285,7 +325,8 @@ name = "p0"
             lab.plan.memory,
             [Memory {
                 name: "m0".into(),
-                size: 64 << 20
+                size: 64 << 20,
+                host: None
             }]
         );
         assert_eq!(lab.plan.storage[0].root, Path::new("/tmp"));

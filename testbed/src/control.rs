@@ -75,6 +75,21 @@ impl Control {
         let _ = self.stream.write_all(&[&head[..], &body].concat());
     }
 
+    /// A second handle of the connection, to signal from another thread.
+    pub(crate) fn again(&self) -> Result<Control> {
+        let stream = self.stream.try_clone().context("the control connection")?;
+        Ok(Control {
+            stream,
+            heard: Vec::new(),
+        })
+    }
+
+    /// Ends the connection, and with it the program.
+    pub(crate) fn hang_up(&self) {
+        // One that has ended already needs no more.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Readable when there is something to hear.
     pub(crate) fn event(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()

@@ -30,14 +30,23 @@ pub(crate) fn refuse_unless_able() -> Result<()> {
     )
 }
 
-/// Looks at everything and shows it.
-pub(crate) fn run(as_json: bool) -> Result<Ending> {
-    let chapters: [Chapter; 4] = [
+/// What `testbed doctor --json` says.
+pub(crate) fn json() -> Result<String> {
+    Ok(serde_json::to_string(&to_json(&look()))?)
+}
+
+fn look() -> [Chapter; 4] {
+    [
         ("kernel", kernel()),
         ("limits", limits()),
         ("network", network()),
         ("testbed", own()),
-    ];
+    ]
+}
+
+/// Looks at everything and shows it.
+pub(crate) fn run(as_json: bool) -> Result<Ending> {
+    let chapters = look();
     if as_json {
         show(&format!("{:#}\n", to_json(&chapters)))?;
     } else {

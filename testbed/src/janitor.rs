@@ -129,6 +129,7 @@ fn clean(processes: &[OwnedFd], directory: &Path) {
     }
     let events: Vec<BorrowedFd<'_>> = processes.iter().map(AsFd::as_fd).collect();
     wait_all(&events, PATIENCE);
+    crate::agent::rxe::remove_all(directory);
     let _ = std::fs::remove_dir_all(directory);
 }
 

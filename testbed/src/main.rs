@@ -2,6 +2,7 @@
 //! shows what they do, and takes them down without a trace.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod bench;
 mod cli;
 mod cluster;
@@ -11,6 +12,7 @@ mod control;
 mod demo;
 mod doctor;
 mod ending;
+mod hosts;
 mod janitor;
 mod out;
 mod places;
@@ -63,10 +65,14 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Down { name } => standing::down(&name),
         cli::Command::Status { name, json } => standing::status(name.as_deref(), json),
         cli::Command::List => standing::list(),
+        cli::Command::Logs { name, component } => standing::logs(&name, component.as_deref()),
         cli::Command::Doctor { json } => doctor::run(json),
         cli::Command::Demo(args) => demo::run(&args),
         cli::Command::Bench { what } => bench::run(&what),
         cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
+        cli::Command::Agent {
+            device, binaries, ..
+        } => agent::run(device.as_deref(), binaries.as_deref()),
         cli::Command::Supervise { name } => standing::supervise(&name),
     }
 }

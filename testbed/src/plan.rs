@@ -3,6 +3,7 @@
 use crate::cli::{Placement, RunArgs};
 use clap::ValueEnum;
 use fabric::BackendChoice;
+use proto::NodeKind;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -38,19 +39,30 @@ impl Fabric {
         }
     }
 
-    /// Where a component listens. All are on one machine, so `auto` needs no
-    /// port that others could reach.
-    pub(crate) fn listen(self, directory: &Path, name: &str) -> String {
-        match self {
-            Fabric::Auto | Fabric::Shm => {
+    /// Where a component listens that others reach at `address`; at none, all
+    /// are on one machine, and `auto` needs no port that others could reach.
+    pub(crate) fn listen(self, directory: &Path, name: &str, address: Option<&str>) -> String {
+        match (self, address) {
+            (Fabric::Shm, _) | (Fabric::Auto, None) => {
                 format!("shm:{}", directory.join(format!("{name}.sock")).display())
             }
-            Fabric::Tcp => "tcp:127.0.0.1:0".to_owned(),
+            (Fabric::Tcp, None) => "tcp:127.0.0.1:0".to_owned(),
+            (Fabric::Tcp | Fabric::Auto, Some(address)) => {
+                format!("tcp:{}:0", bracketed(address))
+            }
         }
     }
 }
 
-/// A testbed on one machine.
+/// An IPv6 address as it stands before a port (RFC 3986).
+fn bracketed(address: &str) -> String {
+    match address.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => address.to_owned(),
+    }
+}
+
+/// A testbed, on one machine or several.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) fabric: Fabric,
@@ -61,9 +73,60 @@ pub(crate) struct Plan {
     pub(crate) lease_ms: Option<u64>,
     pub(crate) memory: Vec<Memory>,
     pub(crate) storage: Vec<Storage>,
-    /// Names of processor components.
-    pub(crate) processors: Vec<String>,
+    pub(crate) processors: Vec<Processor>,
     pub(crate) log: Option<String>,
+    /// Other machines than the operator's.
+    #[serde(default)]
+    pub(crate) hosts: Vec<Host>,
+    /// Where those reach the operator's machine.
+    #[serde(default)]
+    pub(crate) address: Option<String>,
+    /// gmm's host.
+    #[serde(default)]
+    pub(crate) gmm_host: Option<String>,
+}
+
+/// A machine that components run on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Host {
+    pub(crate) name: String,
+    pub(crate) via: Via,
+    /// Where other hosts reach it: an address or a name.
+    pub(crate) address: String,
+    /// A soft-RoCE device to make there.
+    pub(crate) rxe: Option<Rxe>,
+}
+
+/// How testbed reaches a machine's agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Via {
+    /// ssh starts it.
+    Ssh(Ssh),
+    /// It listens already, behind a Unix socket: a virtual machine's port.
+    Socket(PathBuf),
+}
+
+/// How ssh(1) reaches a machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Ssh {
+    /// `[user@]host`.
+    pub(crate) destination: String,
+    pub(crate) port: Option<u16>,
+    pub(crate) identity: Option<PathBuf>,
+    /// As `-J`.
+    pub(crate) jump: Option<String>,
+    /// As `-o`, each `Key=value`.
+    pub(crate) options: Vec<String>,
+    /// Directory for the binaries, on the machine; below its user's home if it
+    /// begins with `~/`.
+    pub(crate) directory: String,
+}
+
+/// A soft-RoCE device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Rxe {
+    pub(crate) name: String,
+    pub(crate) netdev: String,
 }
 
 /// A memory component.
@@ -72,6 +135,9 @@ pub(crate) struct Memory {
     pub(crate) name: String,
     /// Bytes.
     pub(crate) size: u64,
+    /// The operator's machine if none.
+    #[serde(default)]
+    pub(crate) host: Option<String>,
 }
 
 /// A storage component.
@@ -79,6 +145,16 @@ pub(crate) struct Memory {
 pub(crate) struct Storage {
     pub(crate) name: String,
     pub(crate) root: PathBuf,
+    #[serde(default)]
+    pub(crate) host: Option<String>,
+}
+
+/// A processor component.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Processor {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) host: Option<String>,
 }
 
 impl Plan {
@@ -93,14 +169,50 @@ impl Plan {
                 .map(|n| Memory {
                     name: format!("m{n}"),
                     size: args.memory,
+                    host: None,
                 })
                 .collect(),
             storage: vec![Storage {
                 name: "s0".to_owned(),
                 root,
+                host: None,
             }],
-            processors: vec!["p0".to_owned()],
+            processors: vec![Processor {
+                name: "p0".to_owned(),
+                host: None,
+            }],
             log: args.log.clone(),
+            hosts: Vec::new(),
+            address: None,
+            gmm_host: None,
+        }
+    }
+
+    /// Each component's name, kind and host, gmm's first.
+    pub(crate) fn components(&self) -> Vec<(NodeKind, &str, Option<&str>)> {
+        let gmm = (NodeKind::Manager, "gmm", self.gmm_host.as_deref());
+        let storage = self.storage.iter();
+        let storage = storage.map(|s| (NodeKind::Storage, &*s.name, s.host.as_deref()));
+        let memory = self.memory.iter();
+        let memory = memory.map(|m| (NodeKind::Memory, &*m.name, m.host.as_deref()));
+        let processors = self.processors.iter();
+        let processors = processors.map(|p| (NodeKind::Processor, &*p.name, p.host.as_deref()));
+        std::iter::once(gmm)
+            .chain(storage)
+            .chain(memory)
+            .chain(processors)
+            .collect()
+    }
+
+    /// Where others reach what runs on a host; `None` where all is on the
+    /// operator's machine.
+    pub(crate) fn address_of(&self, host: Option<&str>) -> Option<&str> {
+        match host {
+            Some(name) => {
+                let mut hosts = self.hosts.iter();
+                hosts.find(|h| h.name == name).map(|h| &*h.address)
+            }
+            None => self.address.as_deref(),
         }
     }
 
@@ -109,5 +221,20 @@ impl Plan {
         self.memory
             .iter()
             .fold(0, |sum, m| sum.saturating_add(m.size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn components_listen_where_others_reach_them() {
+        let listen = |fabric: Fabric, address| fabric.listen(Path::new("/run/x"), "m0", address);
+        assert_eq!(listen(Fabric::Auto, None), "shm:/run/x/m0.sock");
+        assert_eq!(listen(Fabric::Tcp, None), "tcp:127.0.0.1:0");
+        assert_eq!(listen(Fabric::Auto, Some("10.0.0.2")), "tcp:10.0.0.2:0");
+        assert_eq!(listen(Fabric::Tcp, Some("fd00::2")), "tcp:[fd00::2]:0");
+        assert_eq!(listen(Fabric::Tcp, Some("node-2")), "tcp:node-2:0");
     }
 }

@@ -3,6 +3,7 @@
 use proto::process::{CacheConfig, Spawn};
 use rustix::fd::AsRawFd;
 use rustix::fs::{Access, CWD, Mode, OFlags, ResolveFlags, open, openat2};
+use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -12,12 +13,14 @@ use std::path::{Path, PathBuf};
 /// Statuses that shells give.
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
+/// What testbed itself gives.
+const FAILED: i32 = crate::ending::SYSTEM_FAILED;
 
 /// Where a shell looks without PATH (environ(7), and Debian's dash).
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// A program that can't be run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Unrunnable {
     pub(crate) status: i32,
     pub(crate) message: String,
@@ -37,6 +40,76 @@ impl Unrunnable {
         Unrunnable {
             status: NOT_EXECUTABLE,
             message,
+        }
+    }
+}
+
+/// A program to look up on the host that has the storage component's root.
+/// Names are bytes: they need not be UTF-8.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Search {
+    root: Vec<u8>,
+    name: Vec<u8>,
+    /// `PATH`, if there is one.
+    path: Option<Vec<u8>>,
+    /// The current directory, inside the root if there is one like it.
+    directory: Vec<u8>,
+}
+
+/// Where a program was found, and the directory it begins in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Found {
+    program: Vec<u8>,
+    directory: Vec<u8>,
+}
+
+impl Search {
+    /// For the program of a command line.
+    pub(crate) fn new(root: &Path, program: &[OsString]) -> Search {
+        let name = program.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let path = std::env::var_os("PATH");
+        let here = Root(root.to_owned()).current_directory();
+        Search {
+            root: root.as_os_str().as_bytes().to_vec(),
+            name: name.as_bytes().to_vec(),
+            path: path.map(OsString::into_vec),
+            directory: here.into_os_string().into_vec(),
+        }
+    }
+
+    /// Looks, on this host.
+    pub(crate) fn run(&self) -> Result<Found, Unrunnable> {
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let root = Root::new(&path(&self.root)).map_err(|why| Unrunnable {
+            status: FAILED,
+            message: format!("{why:#}"),
+        })?;
+        let mut here = path(&self.directory);
+        if !root.has_directory(&here) {
+            here = PathBuf::from("/");
+        }
+        let search = self.path.as_deref().map(OsStr::from_bytes);
+        let program = root.find(&here, OsStr::from_bytes(&self.name), search)?;
+        Ok(Found {
+            program: program.into_os_string().into_vec(),
+            directory: here.into_os_string().into_vec(),
+        })
+    }
+}
+
+impl Found {
+    /// How the program begins: with our arguments, environment and mask.
+    pub(crate) fn spawn(self, program: &[OsString], cache: CacheConfig) -> Spawn {
+        Spawn {
+            program: self.program,
+            argv: program
+                .iter()
+                .map(|argument| argument.as_bytes().to_vec())
+                .collect(),
+            envp: environment(),
+            cwd: self.directory,
+            umask: umask(),
+            cache,
         }
     }
 }
@@ -102,9 +175,21 @@ impl Root {
         }
     }
 
-    /// The absolute path, inside, of the program that `name` means.
-    fn find(&self, name: &OsStr, search: Option<&OsStr>) -> Result<PathBuf, Unrunnable> {
-        let here = self.current_directory();
+    fn has_directory(&self, path: &Path) -> bool {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let within =
+            |root| openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok();
+        open(&self.0, flags, Mode::empty()).is_ok_and(within)
+    }
+
+    /// The absolute path, inside, of the program that `name` means in the
+    /// directory `here`.
+    fn find(
+        &self,
+        here: &Path,
+        name: &OsStr,
+        search: Option<&OsStr>,
+    ) -> Result<PathBuf, Unrunnable> {
         if name.is_empty() {
             return Err(Unrunnable::not_found(name, "an empty name"));
         }
@@ -122,28 +207,6 @@ impl Root {
             }
         }
         Err(denied.unwrap_or_else(|| Unrunnable::not_found(name, "looked for in PATH")))
-    }
-
-    /// How the program begins: with our arguments, environment, directory and
-    /// mask.
-    pub(crate) fn spawn(
-        &self,
-        program: &[OsString],
-        cache: CacheConfig,
-    ) -> Result<Spawn, Unrunnable> {
-        let name = program.first().map_or(OsStr::new(""), OsString::as_os_str);
-        let path = self.find(name, std::env::var_os("PATH").as_deref())?;
-        Ok(Spawn {
-            program: path.into_os_string().into_vec(),
-            argv: program
-                .iter()
-                .map(|argument| argument.as_bytes().to_vec())
-                .collect(),
-            envp: environment(),
-            cwd: self.current_directory().into_os_string().into_vec(),
-            umask: umask(),
-            cache,
-        })
     }
 }
 
@@ -189,7 +252,7 @@ mod tests {
     }
 
     fn find(root: &Root, name: &str, search: &str) -> Result<PathBuf, i32> {
-        root.find(OsStr::new(name), Some(OsStr::new(search)))
+        root.find(Path::new("/"), OsStr::new(name), Some(OsStr::new(search)))
             .map_err(|e| e.status)
     }
 
@@ -210,7 +273,6 @@ mod tests {
     fn a_name_with_a_slash_is_a_path() {
         let (_place, root) = place();
         assert_eq!(find(&root, "/bin/./tool", ""), Ok("/bin/tool".into()));
-        // The current directory lies outside, so it is the root.
         assert_eq!(find(&root, "bin/tool", ""), Ok("/bin/tool".into()));
         assert_eq!(find(&root, "/bin", "/bin"), Err(126));
         assert_eq!(find(&root, "/bin/plain", ""), Err(126));
@@ -231,7 +293,7 @@ mod tests {
     fn messages_name_the_program() {
         let (_place, root) = place();
         let said = root
-            .find(OsStr::new("/bin/plain"), None)
+            .find(Path::new("/"), OsStr::new("/bin/plain"), None)
             .unwrap_err()
             .message;
         assert!(

@@ -6,8 +6,8 @@ use proto::NodeKind;
 use proto::gmm::{GmmReply, GmmRequest, NodeInfo, Status};
 use proto::mem::{MemReply, MemRequest};
 use proto::store::{StoreReply, StoreRequest};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A gmm that is being started again is waited for.
@@ -37,14 +37,37 @@ pub(crate) fn status(operator: &Operator) -> Result<Status> {
     }
 }
 
-/// The control socket of the processor component that gmm chooses.
-pub(crate) fn place_process(operator: &Operator) -> Result<PathBuf> {
+/// The name of the processor component that gmm chooses.
+pub(crate) fn place_process(operator: &Operator) -> Result<String> {
     match ask_gmm(operator, &GmmRequest::PlaceProcess)? {
         GmmReply::Placed(NodeInfo {
-            control: Some(control),
+            control: Some(_),
+            name,
             ..
-        }) => Ok(control.into()),
+        }) => Ok(name),
         other => bail!("gmm answered {other:?} to PlaceProcess"),
+    }
+}
+
+/// What can be asked of a testbed from elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Question {
+    /// [`status`].
+    Status,
+    /// [`place_process`].
+    Place,
+    /// [`components`].
+    Components,
+}
+
+impl Question {
+    /// The answer as JSON.
+    pub(crate) fn answer(self, operator: &Operator) -> Result<Value> {
+        Ok(match self {
+            Question::Status => json!(status(operator)?),
+            Question::Place => json!(place_process(operator)?),
+            Question::Components => components(operator),
+        })
     }
 }
 

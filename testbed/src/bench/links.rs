@@ -351,7 +351,7 @@ impl Table {
 /// Where both ends on one machine listen, per backend.
 impl crate::plan::Fabric {
     fn bench_addresses(self, place: &Path) -> Vec<String> {
-        let one = |fabric: Self| fabric.listen(place, "bench");
+        let one = |fabric: Self| fabric.listen(place, "bench", None);
         match self {
             Self::Auto => vec![one(Self::Shm), one(Self::Tcp)],
             chosen => vec![one(chosen)],

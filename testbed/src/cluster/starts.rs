@@ -1,24 +1,41 @@
 //! Command lines of the components.
 
-use super::Cluster;
+use super::{Cluster, control_path};
 use crate::component::Start;
 use crate::places::Binaries;
+use crate::plan::Processor;
+use anyhow::Result;
 use proto::NodeKind;
 use std::path::Path;
 
 /// Makes the command lines of one cluster's components.
 pub(super) struct Starts<'a> {
-    pub(super) cluster: &'a Cluster,
-    pub(super) binaries: Binaries,
-    pub(super) logs: Option<&'a Path>,
+    cluster: &'a Cluster,
+    binaries: Binaries,
+    logs: Option<&'a Path>,
 }
 
-impl Starts<'_> {
-    pub(super) fn gmm(&self) -> Start {
+/// What to start, and on which other machine, if on one.
+pub(super) struct Placed {
+    pub(super) start: Start,
+    pub(super) host: Option<String>,
+}
+
+impl<'a> Starts<'a> {
+    pub(super) fn new(cluster: &'a Cluster, logs: Option<&'a Path>) -> Result<Starts<'a>> {
+        let binaries = Binaries::find()?;
+        Ok(Starts {
+            cluster,
+            binaries,
+            logs,
+        })
+    }
+
+    pub(super) fn gmm(&self) -> Result<Placed> {
         let plan = &self.cluster.plan;
-        let state = self.cluster.directory.join("gmm.redb");
-        let mut arguments = self.listen("gmm");
-        push(&mut arguments, "--state", state.display());
+        let place = self.place(plan.gmm_host.as_deref())?;
+        let mut arguments = self.listen(&place, "gmm");
+        push(&mut arguments, "--state", place.directory.join("gmm.redb").display());
         push(&mut arguments, "--policy", plan.placement.name());
         // Not whichever happens to register first.
         if let Some(first) = plan.storage.first() {
@@ -27,44 +44,58 @@ impl Starts<'_> {
         if let Some(lease) = plan.lease_ms {
             push(&mut arguments, "--lease", lease);
         }
-        self.start(NodeKind::Manager, "gmm", arguments)
+        Ok(self.start(&place, NodeKind::Manager, "gmm", arguments))
     }
 
     /// All but gmm, which must be there first.
-    pub(super) fn rest(&self) -> Vec<Start> {
+    pub(super) fn rest(&self) -> Result<Vec<Placed>> {
         let plan = &self.cluster.plan;
         let storage = plan.storage.iter().map(|storage| {
-            let mut arguments = self.member(&storage.name, true);
+            let place = self.place(storage.host.as_deref())?;
+            let mut arguments = self.member(&place, &storage.name, true);
             push(&mut arguments, "--root", storage.root.display());
-            self.start(NodeKind::Storage, &storage.name, arguments)
+            Ok(self.start(&place, NodeKind::Storage, &storage.name, arguments))
         });
         let memory = plan.memory.iter().map(|memory| {
-            let mut arguments = self.member(&memory.name, true);
+            let place = self.place(memory.host.as_deref())?;
+            let mut arguments = self.member(&place, &memory.name, true);
             push(&mut arguments, "--memory", memory.size);
-            self.start(NodeKind::Memory, &memory.name, arguments)
+            Ok(self.start(&place, NodeKind::Memory, &memory.name, arguments))
         });
-        let processors = plan.processors.iter().map(|name| self.processor(name));
+        let processors = plan.processors.iter().map(|p| self.processor(p));
         storage.chain(memory).chain(processors).collect()
     }
 
-    fn processor(&self, name: &str) -> Start {
-        let mut arguments = self.member(name, false);
-        push(
-            &mut arguments,
-            "--control",
-            self.cluster.control(name).display(),
-        );
+    fn processor(&self, processor: &Processor) -> Result<Placed> {
+        let place = self.place(processor.host.as_deref())?;
+        let name = &processor.name;
+        let mut arguments = self.member(&place, name, false);
+        let control = control_path(place.directory, name);
+        push(&mut arguments, "--control", control.display());
         push(&mut arguments, "--fabric", self.cluster.plan.fabric.name());
         if let Some(emulate) = &self.cluster.plan.emulate {
             push(&mut arguments, "--emulate", emulate);
         }
-        self.start(NodeKind::Processor, name, arguments)
+        Ok(self.start(&place, NodeKind::Processor, name, arguments))
+    }
+
+    fn place<'b>(&'b self, host: Option<&'b str>) -> Result<Place<'b>> {
+        let directory = match host {
+            None => &self.cluster.directory,
+            Some(host) => self.cluster.hosts.client(host)?.directory(),
+        };
+        let address = self.cluster.plan.address_of(host);
+        Ok(Place {
+            host,
+            directory,
+            address,
+        })
     }
 
     /// What all members take.
-    fn member(&self, name: &str, listens: bool) -> Vec<String> {
+    fn member(&self, place: &Place<'_>, name: &str, listens: bool) -> Vec<String> {
         let mut arguments = if listens {
-            self.listen(name)
+            self.listen(place, name)
         } else {
             Vec::new()
         };
@@ -75,32 +106,42 @@ impl Starts<'_> {
         arguments
     }
 
-    fn listen(&self, name: &str) -> Vec<String> {
-        let addr = self
-            .cluster
-            .plan
-            .fabric
-            .listen(&self.cluster.directory, name);
+    fn listen(&self, place: &Place<'_>, name: &str) -> Vec<String> {
+        let fabric = self.cluster.plan.fabric;
+        let addr = fabric.listen(place.directory, name, place.address);
         vec!["--listen".to_owned(), addr]
     }
 
-    fn start(&self, kind: NodeKind, name: &str, mut arguments: Vec<String>) -> Start {
-        push(&mut arguments, "--key", self.cluster.key_path().display());
+    fn start(
+        &self,
+        place: &Place<'_>,
+        kind: NodeKind,
+        name: &str,
+        mut arguments: Vec<String>,
+    ) -> Placed {
+        push(&mut arguments, "--key", place.directory.join("key").display());
         if let Some(log) = &self.cluster.plan.log {
             push(&mut arguments, "--log", log);
         }
-        let binary = self.binaries.path(&kind.to_string());
-        let log = self
-            .logs
-            .map(|directory| directory.join(format!("{name}.log")));
-        Start {
+        let start = Start {
             kind,
             name: name.to_owned(),
-            binary,
+            binary: self.binaries.path(&kind.to_string()),
             arguments,
-            log,
-        }
+            log: self.logs.map(|logs| logs.join(format!("{name}.log"))),
+        };
+        let host = place.host.map(str::to_owned);
+        Placed { start, host }
     }
+}
+
+/// Where a component is to run.
+struct Place<'a> {
+    host: Option<&'a str>,
+    /// The run directory there.
+    directory: &'a Path,
+    /// Where others reach it; `None` if all are on one machine.
+    address: Option<&'a str>,
 }
 
 fn push(arguments: &mut Vec<String>, option: &str, value: impl std::fmt::Display) {

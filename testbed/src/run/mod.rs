@@ -10,7 +10,7 @@ use crate::control::Control;
 use crate::ending::{Ending, SYSTEM_FAILED};
 use crate::out::{show_error, warn};
 use crate::plan::Plan;
-use crate::program::{Root, Unrunnable};
+use crate::program::{Root, Search, Unrunnable};
 use crate::shape::CacheSize;
 use crate::signals::Signals;
 use crate::standing::{Standing, StandingWatch};
@@ -57,11 +57,12 @@ fn run_alone(args: &RunArgs, report: Reporter) -> Result<Ending> {
     let defaults = CacheConfig::default();
     let cache = shape::config(&args.cache, &defaults).map_err(anyhow::Error::msg)?;
     let root = Root::new(&args.root)?;
-    let spawn = root.spawn(&args.program, cache)?;
+    let found = Search::new(root.path(), &args.program).run()?;
+    let spawn = found.spawn(&args.program, cache);
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let plan = Plan::for_run(args, root.path().to_owned());
     let directory = places::run_directory("run")?;
-    let mut cluster = match Cluster::start(plan, directory, None, &mut signals) {
+    let mut cluster = match Cluster::start(plan, "run", directory, None, &mut signals) {
         Ok(cluster) => cluster,
         Err(StartError::Signal(signal)) => return Ok(Ending::Signal(signal)),
         Err(StartError::Failed(why)) => return Err(why.context("the testbed did not come up")),
@@ -82,18 +83,17 @@ fn run_alone(args: &RunArgs, report: Reporter) -> Result<Ending> {
 fn run_on(name: &str, args: &RunArgs, report: Reporter) -> Result<Ending> {
     let standing = Standing::find(name)?;
     let cache = shape::config(&args.cache, &standing.cache).map_err(anyhow::Error::msg)?;
-    let root = Root::new(&standing.root)?;
-    let spawn = root.spawn(&args.program, cache)?;
+    let found = standing.find_program(Search::new(&standing.root, &args.program))??;
+    let spawn = found.spawn(&args.program, cache);
     let mut signals = Signals::catch().context("cannot catch signals")?;
-    let operator = standing.operator()?;
     let place = Place {
-        control: stats::place_process(&operator)?,
+        control: standing.place_process()?,
         memory: standing.memory,
         percent: percent(args),
     };
     let mut watch = StandingWatch::new(&standing);
     let outcome = place.run(spawn, &mut signals, &mut watch)?;
-    report.tell(outcome, || stats::components(&operator))
+    report.tell(outcome, || standing.components())
 }
 
 fn percent(args: &RunArgs) -> Option<f64> {

@@ -2,7 +2,6 @@
 
 use super::session::Watch;
 use crate::cluster::{Cluster, Death};
-use crate::component::describe;
 use crate::out::warn;
 use proto::NodeKind;
 use rustix::fd::BorrowedFd;
@@ -26,7 +25,7 @@ impl ClusterWatch<'_> {
     }
 
     fn restart(&mut self, death: &Death) {
-        let how = describe(death.status);
+        let how = &death.how;
         self.restarts += 1;
         if self.restarts > MOST_RESTARTS {
             warn(&format!(
@@ -56,7 +55,7 @@ impl Watch for ClusterWatch<'_> {
         managers.iter().for_each(|death| self.restart(death));
         let names = others
             .iter()
-            .map(|death| format!("{} {}", death.name, describe(death.status)));
+            .map(|death| format!("{} {}", death.name, death.how));
         let names: Vec<String> = names.collect();
         (!names.is_empty()).then(|| format!("{}: the program can't go on", names.join(", ")))
     }

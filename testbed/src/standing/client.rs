@@ -1,7 +1,8 @@
 //! `testbed up` and `testbed down`.
 
+use super::ask::Ask;
 use super::{PLAN, SUPERVISOR_LOG, Standing, process_of, state_directory};
-use crate::cli::UpArgs;
+use crate::cli::{Example, UpArgs};
 use crate::component::wait_all;
 use crate::config::{self, Description};
 use crate::ending::Ending;
@@ -20,24 +21,36 @@ use std::time::Duration;
 /// How long a supervisor may take to bring its testbed up; it has deadlines of
 /// its own, which come first.
 const UP_DEADLINE: Duration = Duration::from_secs(60);
+/// As long where binaries go to other hosts before.
+const UP_DEADLINE_HOSTS: Duration = Duration::from_secs(600);
 /// As long for taking it down.
 const DOWN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// `testbed up`.
 pub(crate) fn up(args: &UpArgs) -> Result<Ending> {
-    if args.example {
-        show(config::EXAMPLE)?;
+    if let Some(example) = args.example {
+        show(match example {
+            Example::One => config::EXAMPLE,
+            Example::Hosts => config::EXAMPLE_HOSTS,
+        })?;
         return Ok(Ending::Exit(0));
     }
     let file = args
         .file
         .as_deref()
         .context("give the file that describes the testbed")?;
-    crate::doctor::refuse_unless_able()?;
     let description = config::read(file, args.name.as_deref())?;
+    // Other hosts are asked when they are reached.
+    if description.plan.processors.iter().any(|p| p.host.is_none()) {
+        crate::doctor::refuse_unless_able()?;
+    }
     let lock = lock_all()?;
     let state = prepare(&description)?;
-    let said = start_supervisor(&description.name, &state)?;
+    let deadline = match description.plan.hosts.is_empty() {
+        true => UP_DEADLINE,
+        false => UP_DEADLINE_HOSTS,
+    };
+    let said = start_supervisor(&description.name, &state, deadline)?;
     drop(lock);
     if said.trim() != "up" {
         let said = if said.is_empty() {
@@ -109,7 +122,7 @@ fn clear(name: &str, state: &Path) -> Result<()> {
 
 /// Starts the supervisor; returns what it says when it is up, or why not. Its
 /// standard input is the pipe on which it says so.
-fn start_supervisor(name: &str, state: &Path) -> Result<String> {
+fn start_supervisor(name: &str, state: &Path, deadline: Duration) -> Result<String> {
     let (reader, writer) = std::io::pipe().context("a pipe")?;
     let log = File::options()
         .create(true)
@@ -129,8 +142,8 @@ fn start_supervisor(name: &str, state: &Path) -> Result<String> {
     command.spawn().context("cannot start the supervisor")?;
     // Ours of the pipe's write end goes, so that its end is seen.
     drop(command);
-    if !wait_all(&[reader.as_fd()], UP_DEADLINE) {
-        bail!("testbed {name:?} did not come up within {UP_DEADLINE:?}");
+    if !wait_all(&[reader.as_fd()], deadline) {
+        bail!("testbed {name:?} did not come up within {deadline:?}");
     }
     let mut line = Vec::new();
     let _ = BufReader::new(reader).read_until(b'\n', &mut line);
@@ -157,8 +170,9 @@ pub(crate) fn down(name: &str) -> Result<Ending> {
         return Ok(Ending::Exit(0));
     };
     let process = process_of(&supervisor)?;
+    let question = format!("{}\n", serde_json::json!(Ask::Down));
     supervisor
-        .write_all(b"down\n")
+        .write_all(question.as_bytes())
         .context("the supervisor does not listen")?;
     if wait_all(&[process.as_fd()], DOWN_DEADLINE) {
         return Ok(Ending::Exit(0));

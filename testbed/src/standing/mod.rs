@@ -4,26 +4,35 @@
 //! run directory with sockets and the cluster key. It is up exactly while its
 //! supervisor answers on its socket.
 
+mod ask;
 mod backoff;
 mod client;
+mod logs;
+mod proxy;
 mod status;
 mod supervisor;
 
 pub(crate) use client::{down, up};
+pub(crate) use logs::logs;
 pub(crate) use status::{list, status};
 pub(crate) use supervisor::supervise;
 
-use crate::cluster::{Operator, operator_options};
+use crate::cluster::{Operator, control_path};
 use crate::config::Description;
 use crate::places;
+use crate::program::{Found, Search, Unrunnable};
 use crate::run::Watch;
+use crate::stats::Question;
 use anyhow::{Context, Result, anyhow};
-use fabric::ClusterKey;
+use ask::{Ask, ask};
+use proto::gmm::Status;
 use proto::process::CacheConfig;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -49,6 +58,10 @@ pub(crate) struct Standing {
     pub(crate) memory: u64,
     /// The cache of programs that ask for nothing else.
     pub(crate) cache: CacheConfig,
+    /// Names of all components.
+    components: Vec<String>,
+    /// Hosts of those that are not on this one.
+    hosts: BTreeMap<String, String>,
 }
 
 impl Standing {
@@ -80,16 +93,43 @@ impl Standing {
         })
     }
 
-    /// Somebody who may ask its components.
-    pub(crate) fn operator(&self) -> Result<Operator> {
-        let path = self.directory.join("key");
-        let key = ClusterKey::load(&path)
-            .with_context(|| format!("the cluster key {}", path.display()))?;
-        Ok(Operator {
-            key,
-            gmm: self.gmm.clone(),
-            options: operator_options(self.fabric.choice()),
-        })
+    /// Asks gmm and the components: through the supervisor where hosts are
+    /// concerned that perhaps only it reaches.
+    fn ask(&self, question: Question) -> Result<Value> {
+        if self.hosts.is_empty() {
+            let key = self.directory.join("key");
+            let operator = Operator::new(&key, self.gmm.clone(), self.fabric)?;
+            return question.answer(&operator);
+        }
+        ask(&mut self.supervisor()?, &Ask::Testbed(question))
+    }
+
+    /// All that gmm knows.
+    fn status(&self) -> Result<Status> {
+        Ok(serde_json::from_value(self.ask(Question::Status)?)?)
+    }
+
+    /// The control socket on which to start the next program.
+    pub(crate) fn place_process(&self) -> Result<PathBuf> {
+        let name: String = serde_json::from_value(self.ask(Question::Place)?)?;
+        // A name becomes a path.
+        places::check_name(&name).map_err(anyhow::Error::msg)?;
+        Ok(control_path(&self.directory, &name))
+    }
+
+    /// The components' counters.
+    pub(crate) fn components(&self) -> Value {
+        let counters = self.ask(Question::Components);
+        counters.unwrap_or_else(|why| serde_json::json!({ "error": format!("{why:#}") }))
+    }
+
+    /// Looks a program up where its files are.
+    pub(crate) fn find_program(&self, search: Search) -> Result<Result<Found, Unrunnable>> {
+        if self.hosts.is_empty() {
+            return Ok(search.run());
+        }
+        let found = ask(&mut self.supervisor()?, &Ask::Find(search))?;
+        Ok(serde_json::from_value(found)?)
     }
 }
 

@@ -4,7 +4,7 @@ use super::Standing;
 use crate::ending::Ending;
 use crate::out::show;
 use crate::table::{bytes, number, text};
-use crate::{places, stats};
+use crate::places;
 use anyhow::{Result, bail};
 use proto::gmm::{NodeStatus, ProcessStatus, Status};
 use proto::{NodeId, NodeKind};
@@ -51,12 +51,14 @@ pub(crate) fn status(name: Option<&str>, json: bool) -> Result<Ending> {
         Some(name) => name.to_owned(),
         None => the_only_one()?,
     };
-    let status = stats::status(&Standing::find(&name)?.operator()?)?;
+    let standing = Standing::find(&name)?;
+    let status = standing.status()?;
     if json {
-        let json = serde_json::json!({ "name": name, "status": status });
+        let hosts = &standing.hosts;
+        let json = serde_json::json!({ "name": name, "status": status, "hosts": hosts });
         show(&format!("{json:#}\n"))?;
     } else {
-        show(&describe(&name, &status))?;
+        show(&describe(&name, &status, &standing.hosts))?;
     }
     Ok(Ending::Exit(0))
 }
@@ -74,7 +76,8 @@ fn the_only_one() -> Result<String> {
     }
 }
 
-fn describe(name: &str, status: &Status) -> String {
+/// `hosts` are those of components that are not on this one.
+fn describe(name: &str, status: &Status, hosts: &BTreeMap<String, String>) -> String {
     let names: BTreeMap<NodeId, &str> = status
         .nodes
         .iter()
@@ -84,6 +87,7 @@ fn describe(name: &str, status: &Status) -> String {
     let mut rows = vec![row([
         "COMPONENT",
         "KIND",
+        "HOST",
         "STATE",
         "MEMORY",
         "PROCESSES",
@@ -91,7 +95,12 @@ fn describe(name: &str, status: &Status) -> String {
     ])];
     let mut nodes: Vec<&NodeStatus> = status.nodes.iter().collect();
     nodes.sort_by_key(|node| (node.info.kind, &node.info.name));
-    rows.extend(nodes.into_iter().map(component));
+    let host = |name: &str| hosts.get(name).map_or("here", String::as_str);
+    let of = |node: &NodeStatus| component(node, host(&node.info.name));
+    rows.extend(nodes.into_iter().map(of));
+    if hosts.is_empty() {
+        rows.iter_mut().for_each(|row| drop(row.remove(HOST)));
+    }
     out += &text(&rows);
     if status.processes.is_empty() {
         return out + "\nno processes\n";
@@ -116,7 +125,10 @@ fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
-fn component(node: &NodeStatus) -> Vec<String> {
+/// The column that only testbeds of several hosts have.
+const HOST: usize = 2;
+
+fn component(node: &NodeStatus, host: &str) -> Vec<String> {
     let load = &node.load;
     let state = if node.alive {
         "alive".to_owned()
@@ -135,6 +147,7 @@ fn component(node: &NodeStatus) -> Vec<String> {
     vec![
         node.info.name.clone(),
         node.info.kind.to_string(),
+        host.to_owned(),
         state,
         memory,
         number(load.processes),
@@ -211,7 +224,7 @@ mod tests {
                 vregions: vec![(VRegionId(0), NodeId(1)), (VRegionId(1), NodeId(1))],
             }],
         };
-        let text = describe("lab", &status);
+        let text = describe("lab", &status, &BTreeMap::new());
         assert!(text.contains("m0         mcomponent  alive"), "{text}");
         assert!(
             text.contains("2.00 MiB used, 0 B promised of 1.00 GiB"),
@@ -222,5 +235,9 @@ mod tests {
             text.contains("process7  /bin/busy  p0         m0    2 on m0"),
             "{text}"
         );
+        let hosts = BTreeMap::from([("m0".to_owned(), "n1".to_owned())]);
+        let text = describe("lab", &status, &hosts);
+        assert!(text.contains("m0         mcomponent  n1    alive"), "{text}");
+        assert!(text.contains("p0         pcomponent  here  alive"), "{text}");
     }
 }

@@ -1,9 +1,12 @@
 //! The supervisor of a testbed that stays.
 
+use super::ask::Answers;
 use super::backoff::Backoff;
+use super::proxy;
 use super::{Description, Standing, WHERE, read_description, state_directory, supervisor_socket};
 use crate::cluster::{Cluster, Death, StartError};
-use crate::component::{describe, timespec};
+use crate::agent::Event;
+use crate::component::timespec;
 use crate::ending::Ending;
 use crate::places;
 use crate::signals::Signals;
@@ -11,13 +14,10 @@ use anyhow::{Context, Result, anyhow};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::AsFd;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How long a client may take to say what it wants.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The supervisor's life. Standard input is a pipe on which it says `up`, or
 /// why not.
@@ -61,6 +61,9 @@ struct Supervisor {
     backoff: BTreeMap<usize, Backoff>,
     /// Components that died, and when to start them again.
     waiting: Vec<(Instant, usize)>,
+    answers: Arc<Answers>,
+    /// Somebody asked us to end.
+    down: Arc<Event>,
 }
 
 impl Supervisor {
@@ -68,7 +71,7 @@ impl Supervisor {
         let Description { name, plan, cache } = read_description(state)?;
         let mut signals = Signals::catch().context("cannot catch signals")?;
         let directory = places::run_directory(&name)?;
-        let cluster = match Cluster::start(plan, directory, Some(state), &mut signals) {
+        let cluster = match Cluster::start(plan, &name, directory, Some(state), &mut signals) {
             Ok(cluster) => cluster,
             Err(StartError::Signal(signal)) => {
                 return Err(anyhow!("told to end by signal {signal}"));
@@ -77,7 +80,16 @@ impl Supervisor {
         };
         let listener = UnixListener::bind(supervisor_socket(cluster.directory()))
             .context("the supervisor's socket")?;
+        let (answers, down) = (Arc::new(answers(&cluster)?), Arc::new(Event::new()?));
+        proxies(&cluster, &answers)?;
         let standing = Standing {
+            components: cluster
+                .plan()
+                .components()
+                .into_iter()
+                .map(|(_, name, _)| name.to_owned())
+                .collect(),
+            hosts: answers.hosts.clone(),
             name,
             directory: cluster.directory().to_owned(),
             gmm: cluster.gmm().to_vec(),
@@ -100,13 +112,15 @@ impl Supervisor {
             listener,
             backoff,
             waiting,
+            answers,
+            down,
         })
     }
 
     /// Until it is told to end.
     fn run(&mut self) {
         loop {
-            let [asked, signalled] = match self.wait() {
+            let [asked, signalled, down] = match self.wait() {
                 Ok(happened) => happened,
                 Err(why) => {
                     tracing::error!("poll: {why}");
@@ -117,18 +131,21 @@ impl Supervisor {
                 tracing::info!("told to end by a signal");
                 return;
             }
-            if asked && self.told_down() {
+            if down {
                 tracing::info!("told to end");
                 return;
+            }
+            if asked {
+                self.serve();
             }
             self.tend();
         }
     }
 
-    fn wait(&self) -> rustix::io::Result<[bool; 2]> {
+    fn wait(&self) -> rustix::io::Result<[bool; 3]> {
         let next = self.waiting.iter().map(|(at, _)| *at).min();
         let left = next.map(|at| timespec(at.saturating_duration_since(Instant::now())));
-        let mut waits: Vec<PollFd<'_>> = [self.listener.as_fd(), self.signals.event()]
+        let mut waits: Vec<PollFd<'_>> = [self.listener.as_fd(), self.signals.event(), self.down.as_fd()]
             .into_iter()
             .chain(self.cluster.events())
             .map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN))
@@ -137,29 +154,37 @@ impl Supervisor {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(why) => return Err(why),
         }
-        Ok([0, 1].map(|n| !waits[n].revents().is_empty()))
+        Ok([0, 1, 2].map(|n| !waits[n].revents().is_empty()))
     }
 
-    /// A client; the run directory is ours alone, so it may ask. One that
-    /// hangs up without a word only wanted to know whether we live.
-    fn told_down(&self) -> bool {
-        let Ok((mut client, _)) = self.listener.accept() else {
-            return false;
+    /// A client; the run directory is ours alone, so it may ask. Answers may
+    /// take their time: each has a thread of its own.
+    fn serve(&self) {
+        let Ok((client, _)) = self.listener.accept() else {
+            return;
         };
-        let _ = client.set_read_timeout(Some(CLIENT_TIMEOUT));
-        let mut asked = [0; 16];
-        matches!(client.read(&mut asked), Ok(n) if asked[..n] == *b"down\n")
+        let (answers, down) = (self.answers.clone(), self.down.clone());
+        let serve = move || {
+            if answers.serve(client) {
+                down.set();
+            }
+        };
+        let thread = std::thread::Builder::new().name("client".to_owned());
+        if let Err(why) = thread.spawn(serve) {
+            tracing::warn!("a client was refused: no thread for it: {why}");
+        }
     }
 
     fn tend(&mut self) {
         let now = Instant::now();
         for Death {
-            index,
-            name,
-            status,
-            ..
+            index, name, how, ..
         } in self.cluster.tend()
         {
+            if self.cluster.is_lost(index) {
+                tracing::error!("{name} {how}; when the host is back: testbed down, testbed up");
+                continue;
+            }
             let backoff = self
                 .backoff
                 .entry(index)
@@ -167,8 +192,7 @@ impl Supervisor {
             let at = backoff.handle_death(now);
             let delay = at.saturating_duration_since(now);
             tracing::warn!(
-                "{name} {}; starting it again in {delay:?}",
-                describe(status)
+                "{name} {how}; starting it again in {delay:?}"
             );
             self.waiting.push((at, index));
         }
@@ -178,6 +202,9 @@ impl Supervisor {
         for (_, index) in due {
             if let Err(why) = self.cluster.restart(index) {
                 tracing::error!("{why:#}");
+                if self.cluster.is_lost(index) {
+                    continue;
+                }
                 self.waiting.push((now + Duration::from_secs(1), index));
             }
         }
@@ -186,4 +213,36 @@ impl Supervisor {
     fn end(self) {
         self.cluster.stop();
     }
+}
+
+/// What the supervisor can be asked.
+fn answers(cluster: &Cluster) -> Result<Answers> {
+    let plan = cluster.plan();
+    let hosts = plan.components().into_iter();
+    let clients = plan.hosts.iter().map(|host| {
+        let client = cluster.hosts().client(&host.name)?.clone();
+        Ok((host.name.clone(), client))
+    });
+    Ok(Answers {
+        clients: clients.collect::<Result<_>>()?,
+        hosts: hosts
+            .filter_map(|(_, name, host)| Some((name.to_owned(), host?.to_owned())))
+            .collect(),
+        storage_host: plan.storage.first().and_then(|s| s.host.clone()),
+        gmm: cluster.gmm().to_vec(),
+        fabric: plan.fabric,
+        key: cluster.key_path(),
+    })
+}
+
+/// Control sockets of processor components on other hosts.
+fn proxies(cluster: &Cluster, answers: &Answers) -> Result<()> {
+    for processor in &cluster.plan().processors {
+        let client = processor.host.as_ref();
+        if let Some(client) = client.and_then(|host| answers.clients.get(host)) {
+            let path = cluster.control(&processor.name);
+            proxy::start(&path, client.clone(), &processor.name)?;
+        }
+    }
+    Ok(())
 }
