@@ -1,0 +1,129 @@
+//! What stands in the way of RDMA on this machine, for people.
+
+use super::device::{Device, library, names};
+use super::objects::{Buffer, ProtectionDomain};
+use super::ports::{self, Port};
+use rustix::process::{Resource, getrlimit};
+use std::path::Path;
+
+/// One thing that was looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// What.
+    pub name: &'static str,
+    /// Whether the verbs backend can do with it.
+    pub works: bool,
+    /// How it is; where it does not work, what is missing and the cure.
+    pub detail: String,
+}
+
+fn finding(name: &'static str, result: Result<String, String>) -> Finding {
+    Finding {
+        name,
+        works: result.is_ok(),
+        detail: result.unwrap_or_else(|e| e),
+    }
+}
+
+/// Looks for the library, devices, permission and limits that `verbs:`
+/// addresses need. What comes after something that does not work is left out.
+#[must_use]
+pub fn probe() -> Vec<Finding> {
+    let mut findings = vec![finding("RDMA library", look_at_library())];
+    if findings[0].works {
+        let ports = ports::scan(Path::new(ports::SYSFS));
+        findings.push(finding("RDMA devices", look_at_ports(&ports)));
+        if findings.iter().all(|f| f.works) {
+            findings.push(finding("RDMA permission", look_at_permission(&ports)));
+            findings.push(finding("locked memory", look_at_limit()));
+        }
+    }
+    findings
+}
+
+fn look_at_library() -> Result<String, String> {
+    library().map_err(|e| e.to_string())?;
+    Ok("libibverbs is installed".to_owned())
+}
+
+fn look_at_ports(ports: &[Port]) -> Result<String, String> {
+    let named = ports::named();
+    ports::choose(ports, [127, 0, 0, 1].into(), named.as_deref())?;
+    let active = ports.iter().filter(|p| p.active);
+    let all: Vec<String> = active.map(describe).collect();
+    // A device without its driver's library is in sysfs and not in the list.
+    let usable = names().map_err(|e| e.to_string())?;
+    if usable.is_empty() {
+        return Err(format!(
+            "{}, but no library for their driver: install ibverbs-providers (Debian, Ubuntu), \
+             or modprobe ib_uverbs",
+            all.join("; ")
+        ));
+    }
+    Ok(all.join("; "))
+}
+
+fn describe(port: &Port) -> String {
+    let kind = if port.ethernet { "RoCE" } else { "InfiniBand" };
+    let usable = port.gids.iter().filter(|gid| gid.routable);
+    let addresses: Vec<String> = usable
+        .map(|gid| match gid.address.to_ipv4_mapped() {
+            Some(v4) => v4.to_string(),
+            None => gid.address.to_string(),
+        })
+        .collect();
+    let Port { device, number, .. } = port;
+    format!("{device}/{number} ({kind} {})", addresses.join(" "))
+}
+
+/// Opens a device and registers a little memory with it.
+fn look_at_permission(ports: &[Port]) -> Result<String, String> {
+    let named = ports::named();
+    let (port, _) = ports::choose(ports, [127, 0, 0, 1].into(), named.as_deref())?;
+    let tried = Device::open(&port.device, None).and_then(|device| {
+        let limits = *device.limits();
+        let domain = ProtectionDomain::new(device)?;
+        Buffer::new(&domain, 4096)?;
+        Ok(limits)
+    });
+    let limits = tried.map_err(|e| e.to_string())?;
+    Ok(format!(
+        "{} opens; {} work requests a queue, {} queue pairs, regions of up to {} MiB",
+        port.device,
+        limits.max_qp_wr,
+        limits.max_qp,
+        limits.max_mr_size >> 20
+    ))
+}
+
+/// Locked memory that a testbed's components use at the very least.
+const LEAST_LOCKED: u64 = 64 << 20;
+
+fn look_at_limit() -> Result<String, String> {
+    match getrlimit(Resource::Memlock).current {
+        None => Ok("unlimited".to_owned()),
+        Some(n) if n >= LEAST_LOCKED => Ok(format!("{} MiB", n >> 20)),
+        Some(n) => Err(format!(
+            "at most {} KiB may be locked, granted memory and buffers are: ulimit -l unlimited, \
+             LimitMEMLOCK=infinity in a systemd unit, or memlock in /etc/security/limits.conf \
+             (root's CAP_IPC_LOCK needs none)",
+            n >> 10
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On any machine: what does not work says how it could.
+    #[test]
+    fn findings_come_with_cures() {
+        let findings = probe();
+        assert_eq!(findings[0].name, "RDMA library");
+        for found in findings.iter().filter(|f| !f.works) {
+            let cures = ["install", "modprobe", "ulimit", "root", "ip link", "rdma link"];
+            assert!(cures.iter().any(|c| found.detail.contains(c)), "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What one end of a connection has under way, and how completions find what
+//! they are of.
+//!
+//! The id of a work request is its kind in the top byte, and below it the
+//! number of a message sent, the buffer of one received, or the epoch (16
+//! bits) and number (40 bits) of a one-sided piece.
+
+use super::messages::Messenger;
+use super::objects::{Completion, CompletionQueue};
+use super::sys::status;
+use super::transfers::{Failed, Held, Transfers};
+use crate::FabricError;
+use crate::frame::Garbled;
+use crate::spin::Spin;
+
+const KIND: u64 = 0xff << 56;
+/// A message sent.
+pub(crate) const SENT: u64 = 1 << 56;
+/// A message received.
+pub(crate) const RECEIVED: u64 = 2 << 56;
+const MOVED: u64 = 3 << 56;
+const NUMBER_BITS: u32 = 40;
+
+/// The id of a one-sided piece.
+pub(crate) fn moved_id(epoch: u16, number: u64) -> u64 {
+    MOVED | u64::from(epoch) << NUMBER_BITS | number & ((1 << NUMBER_BITS) - 1)
+}
+
+/// One end of a connection.
+pub(crate) struct State {
+    pub(crate) messenger: Messenger,
+    /// The initiator's.
+    pub(crate) transfers: Option<Transfers>,
+    pub(crate) spin: Spin,
+    /// A thread sleeps until something comes: others wait for it.
+    pub(crate) led: bool,
+    /// Reused.
+    found: Vec<Completion>,
+}
+
+impl State {
+    pub(crate) fn new(messenger: Messenger, transfers: Option<Transfers>) -> State {
+        State {
+            messenger,
+            transfers,
+            spin: Spin::default(),
+            led: false,
+            found: Vec::new(),
+        }
+    }
+
+    /// Takes completions out of the queue; whether there were any. `held` is
+    /// the memory of the operation that the caller waits for.
+    pub(crate) fn progress(
+        &mut self,
+        queue: &CompletionQueue,
+        peer: &str,
+        held: &mut Held<'_>,
+    ) -> Result<bool, FabricError> {
+        let mut any = false;
+        loop {
+            let mut found = std::mem::take(&mut self.found);
+            found.clear();
+            let more = queue.poll(&mut found)? > 0;
+            let taken = found
+                .iter()
+                .try_for_each(|c| self.dispatch(c, queue, peer, held));
+            self.found = found;
+            taken?;
+            if !more {
+                return Ok(any);
+            }
+            any = true;
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        completion: &Completion,
+        queue: &CompletionQueue,
+        peer: &str,
+        held: &mut Held<'_>,
+    ) -> Result<(), FabricError> {
+        let Completion { id, status: code, .. } = *completion;
+        let broken = |code| FabricError::broken(peer, queue.describe(code));
+        match id & KIND {
+            MOVED => match self.moved(id, code, held) {
+                Ok(()) => Ok(()),
+                Err(Failed::Status(code)) => Err(broken(code)),
+                Err(Failed::Ours(e)) => Err(e),
+            },
+            _ if code != status::SUCCESS => Err(broken(code)),
+            SENT => {
+                self.messenger.on_sent(id & !KIND);
+                Ok(())
+            }
+            _ => {
+                let (len, credits) = (completion.len, completion.immediate);
+                let taken = self.messenger.on_received(slot(id), len, credits)?;
+                taken.ok_or_else(|| FabricError::Protocol {
+                    peer: peer.to_owned(),
+                    why: "it returned more credits than it was given".to_owned(),
+                })
+            }
+        }
+    }
+
+    fn moved(&mut self, id: u64, code: u32, held: &mut Held<'_>) -> Result<(), Failed> {
+        let epoch = (id >> NUMBER_BITS) as u16;
+        match &mut self.transfers {
+            // Of a queue pair that was replaced.
+            Some(transfers) if transfers.epoch() != epoch => Ok(()),
+            Some(transfers) => transfers.on_moved(id & ((1 << NUMBER_BITS) - 1), code, held),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends it, giving receive buffers back that are shared with others.
+    pub(crate) fn close(&mut self, queue: &CompletionQueue) {
+        self.messenger.fail();
+        let mut found = Vec::new();
+        while queue.poll(&mut found).is_ok_and(|n| n > 0) {}
+        for completion in found {
+            if completion.id & KIND == RECEIVED {
+                self.messenger.discard(slot(completion.id));
+            }
+        }
+    }
+}
+
+fn slot(id: u64) -> u32 {
+    (id & !KIND) as u32
+}
+
+/// What a peer sent that is no frame.
+pub(crate) fn garbled_by(peer: &str) -> impl Fn(Garbled) -> FabricError + '_ {
+    move |garbled| garbled.by(peer)
+}
