@@ -222,16 +222,19 @@ impl Memory {
         key: RemoteKey,
         domain: &Arc<Domain>,
     ) -> Result<Resolved, FabricError> {
-        let (region, grant) = {
+        let (region, grant, known) = {
             let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner);
             let slot = slots.slot(who, key)?;
-            let region = slot.region.upgrade().filter(|r| r.id == key.region);
-            let region = Region(region.ok_or(FabricError::BadKey)?);
-            if let Some(known) = slot.registered.iter().find(|r| r.is_in(domain)) {
-                return Ok(slot.grant.resolved(known));
-            }
-            (region, slot.grant.clone())
+            let known = slot.registered.iter().find(|r| r.is_in(domain));
+            let known = known.map(|known| slot.grant.resolved(known));
+            (slot.region.upgrade(), slot.grant.clone(), known)
         };
+        // Outlives the lock, which its last clone would take when dropped.
+        let region = region.filter(|r| r.id == key.region);
+        let region = region.map(Region).ok_or(FabricError::BadKey)?;
+        if let Some(known) = known {
+            return Ok(known);
+        }
         // Not under the lock: it takes time for every page.
         let (map, pin) = (&region.0.map, region.0.pins.pin());
         let new = Registration::new(domain, map, &grant.range, grant.writable, pin)?;

@@ -103,10 +103,12 @@ fn look_at_limit() -> Result<String, String> {
     match getrlimit(Resource::Memlock).current {
         None => Ok("unlimited".to_owned()),
         Some(n) if n >= LEAST_LOCKED => Ok(format!("{} MiB", n >> 20)),
+        Some(n) if rustix::process::geteuid().is_root() => {
+            Ok(format!("{} KiB, which root may exceed", n >> 10))
+        }
         Some(n) => Err(format!(
             "at most {} KiB may be locked, granted memory and buffers are: ulimit -l unlimited, \
-             LimitMEMLOCK=infinity in a systemd unit, or memlock in /etc/security/limits.conf \
-             (root's CAP_IPC_LOCK needs none)",
+             LimitMEMLOCK=infinity in a systemd unit, or memlock in /etc/security/limits.conf",
             n >> 10
         )),
     }
