@@ -6,10 +6,11 @@ use super::attach::Place;
 use super::device::{Device, library};
 use super::sys::{LINK_ETHERNET, PORT_ACTIVE};
 use crate::FabricError;
+use std::collections::BTreeMap;
 use std::fs::read_to_string;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where the kernel lists devices.
 pub(crate) const SYSFS: &str = "/sys/class/infiniband";
@@ -74,22 +75,23 @@ fn read_port(dir: &Path, device: &str, number: u8) -> Port {
 }
 
 fn read_gids(dir: &Path) -> Vec<Gid> {
-    let usable = |name: String| {
-        let address: Ipv6Addr = read_to_string(dir.join("gids").join(&name))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()?;
-        // Reading the type of an unused entry fails.
-        let kind = read_to_string(dir.join("gid_attrs/types").join(&name)).ok()?;
-        Some(Gid {
-            index: name.parse().ok()?,
-            address,
-            routable: kind.trim() == "RoCE v2",
-        })
-        .filter(|gid| !gid.address.is_unspecified())
-    };
-    entries(&dir.join("gids")).into_iter().filter_map(usable).collect()
+    let names = entries(&dir.join("gids"));
+    names.iter().filter_map(|name| read_gid(dir, name)).collect()
+}
+
+fn read_gid(port: &Path, name: &str) -> Option<Gid> {
+    let text = read_to_string(port.join("gids").join(name)).ok()?;
+    let address: Ipv6Addr = text.trim().parse().ok()?;
+    if address.is_unspecified() {
+        return None;
+    }
+    // Reading the type of an unused entry fails.
+    let kind = read_to_string(port.join("gid_attrs/types").join(name)).ok()?;
+    Some(Gid {
+        index: name.parse().ok()?,
+        address,
+        routable: kind.trim() == "RoCE v2",
+    })
 }
 
 /// An address as GIDs have it.
@@ -173,14 +175,34 @@ pub(crate) fn named() -> Option<String> {
     std::env::var(DEVICE_VARIABLE).ok().filter(|n| !n.is_empty())
 }
 
+/// As [`choose`], remembering what was chosen for as long as it is so: tables
+/// of GIDs have a thousand entries, each a file.
+fn find(local: IpAddr) -> Result<(Port, Gid), String> {
+    static CHOSEN: Mutex<BTreeMap<IpAddr, (Port, Gid)>> = Mutex::new(BTreeMap::new());
+    let mut chosen = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((port, gid)) = chosen.get(&local)
+        && is_still_so(port, gid)
+    {
+        return Ok((port.clone(), *gid));
+    }
+    let found = choose(&scan(Path::new(SYSFS)), local, named().as_deref())?;
+    chosen.insert(local, found.clone());
+    Ok(found)
+}
+
+fn is_still_so(port: &Port, gid: &Gid) -> bool {
+    let dir = Path::new(SYSFS).join(&port.device).join("ports");
+    let dir = dir.join(port.number.to_string());
+    read_gid(&dir, &gid.index.to_string()).as_ref() == Some(gid)
+}
+
 /// Opens the device for connections whose end here has `local`.
 pub(crate) fn open(
     local: IpAddr,
     floor: Option<i32>,
 ) -> Result<(Arc<Device>, Place), FabricError> {
     library()?;
-    let chosen = choose(&scan(Path::new(SYSFS)), local, named().as_deref());
-    let (port, gid) = chosen.map_err(|why| FabricError::local("RDMA verbs", why))?;
+    let (port, gid) = find(local).map_err(|why| FabricError::local("RDMA verbs", why))?;
     let device = Device::open(&port.device, floor)?;
     let now = device.port(port.number)?;
     if now.state != PORT_ACTIVE {
