@@ -82,8 +82,12 @@ fn main() -> Result<(), FabricError> {
         },
     }];
     let mut buffer = vec![0; bytes];
-    measure("read", bytes, rounds, || connection.read(&segments, &mut buffer))?;
-    measure("write", bytes, rounds, || connection.write(&segments, &buffer))?;
+    measure("read", bytes, rounds, || {
+        connection.read(&segments, &mut buffer)
+    })?;
+    measure("write", bytes, rounds, || {
+        connection.write(&segments, &buffer)
+    })?;
     measure("call", bytes, rounds, || connection.call(&buffer).map(drop))?;
     server.shutdown();
     Ok(())

@@ -31,7 +31,8 @@ impl<'a> Address<'a> {
             Some(("tcp", place)) if place.contains(':') => Ok(Address::Tcp(place)),
             Some(("verbs", place)) if place.contains(':') => Ok(Address::Verbs(place)),
             _ => {
-                let why = format!("address {text:?}: give shm:PATH, tcp:HOST:PORT or verbs:HOST:PORT");
+                let why =
+                    format!("address {text:?}: give shm:PATH, tcp:HOST:PORT or verbs:HOST:PORT");
                 Err(FabricError::Invalid(why))
             }
         }

@@ -261,7 +261,10 @@ impl Grant {
 
 impl Slots {
     fn slot_mut(&mut self, who: Identity, key: RemoteKey) -> Result<&mut Slot, FabricError> {
-        let slot = self.used.get_mut(key.slot as usize).and_then(Option::as_mut);
+        let slot = self
+            .used
+            .get_mut(key.slot as usize)
+            .and_then(Option::as_mut);
         slot.filter(|s| s.nonce == key.nonce && s.to == who)
             .ok_or(FabricError::BadKey)
     }

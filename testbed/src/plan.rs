@@ -17,6 +17,8 @@ pub(crate) enum Fabric {
     Shm,
     /// TCP on the loopback interface.
     Tcp,
+    /// RDMA: an InfiniBand, RoCE or soft-RoCE device (see `testbed doctor`).
+    Verbs,
 }
 
 impl Fabric {
@@ -26,6 +28,7 @@ impl Fabric {
             Fabric::Auto => "auto",
             Fabric::Shm => "shm",
             Fabric::Tcp => "tcp",
+            Fabric::Verbs => "verbs",
         }
     }
 
@@ -35,6 +38,7 @@ impl Fabric {
             Fabric::Auto => BackendChoice::Auto,
             Fabric::Shm => BackendChoice::Shm,
             Fabric::Tcp => BackendChoice::Tcp,
+            Fabric::Verbs => BackendChoice::Verbs,
         }
     }
 
@@ -46,6 +50,7 @@ impl Fabric {
                 format!("shm:{}", directory.join(format!("{name}.sock")).display())
             }
             Fabric::Tcp => "tcp:127.0.0.1:0".to_owned(),
+            Fabric::Verbs => "verbs:127.0.0.1:0".to_owned(),
         }
     }
 }

@@ -233,7 +233,17 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         let good = attach().encode();
-        for (at, byte) in [(0, 2), (1, 0), (1, 3), (2, 0), (2, 6), (24, 0), (27, 1), (35, 1), (47, 1)] {
+        for (at, byte) in [
+            (0, 2),
+            (1, 0),
+            (1, 3),
+            (2, 0),
+            (2, 6),
+            (24, 0),
+            (27, 1),
+            (35, 1),
+            (47, 1),
+        ] {
             let mut bytes = good;
             bytes[at] = byte;
             assert_eq!(Attach::decode(&bytes), None, "byte {at}");

@@ -40,7 +40,10 @@ impl Domains {
         who: Identity,
     ) -> Result<Arc<Domain>, FabricError> {
         let key = (device.name().to_owned(), who);
-        let mut known = self.by_holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .by_holder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(domain) = known.get(&key).and_then(Weak::upgrade) {
             return Ok(domain);
         }

@@ -14,11 +14,17 @@ use crate::stream::Deadline;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::num::NonZero;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 /// A thread that does not lead looks at its own deadline so often.
 const LOOKS: Duration = Duration::from_millis(100);
+
+/// Looks before the CPU is given away, where there are others: a device of
+/// hardware answers within them.
+const POLLS: u32 = 8;
 
 /// One end of a connection as its threads share it.
 pub(crate) struct Junction {
@@ -28,6 +34,7 @@ pub(crate) struct Junction {
     queue: Arc<CompletionQueue>,
     control: Arc<OwnedFd>,
     name: String,
+    polls: u32,
 }
 
 /// Why a wait ended.
@@ -50,6 +57,7 @@ impl Junction {
             queue,
             control,
             name,
+            polls: polls(),
         }
     }
 
@@ -73,7 +81,12 @@ impl Junction {
         let mut attempt = self.state().spin.begin();
         loop {
             let mut state = self.state();
-            state.progress(&self.queue, &self.name, held)?;
+            for _ in 0..self.polls {
+                if state.progress(&self.queue, &self.name, held)? {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
             if !state.led && attempt.is_over() {
                 // What came before it was armed makes no event.
                 self.queue.arm()?;
@@ -140,6 +153,13 @@ impl Junction {
             Err(e) => Err(FabricError::broken(&self.name, e)),
         }
     }
+}
+
+/// On one CPU the device, or the peer, gets nothing done while we poll.
+fn polls() -> u32 {
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    let cpus = CPUS.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
+    if *cpus > 1 { POLLS } else { 1 }
 }
 
 impl Drop for Junction {

@@ -6,6 +6,7 @@ use super::transfers::Target;
 use crate::{FabricError, Segment};
 use proto::addr::RemoteKey;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Keys remembered at most; revoked ones are among them until they are used.
@@ -13,7 +14,29 @@ const MOST: usize = 1 << 16;
 
 /// The keys of one protection domain of one running peer.
 #[derive(Default)]
-pub(crate) struct Keys(Mutex<HashMap<RemoteKey, Resolved>>);
+pub(crate) struct Keys(Mutex<HashMap<RemoteKey, Resolved, BuildHasherDefault<Nonces>>>);
+
+/// Hashes keys by what they hold: nonces are counted, no two keys of a peer
+/// have the same one, and whoever grants a key may slow its users down anyway.
+#[derive(Default)]
+struct Nonces(u64);
+
+impl Hasher for Nonces {
+    fn finish(&self) -> u64 {
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+    fn write_u64(&mut self, n: u64) {
+        self.0 = self.0.rotate_left(5) ^ n;
+    }
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

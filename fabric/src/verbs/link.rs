@@ -20,11 +20,11 @@ use crate::{FabricError, Segment};
 use proto::addr::{RemoteAddr, RemoteKey};
 use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Answers by the id of the call; `None` until they have come.
-type Calls = HashMap<u64, Option<Result<Vec<u8>, FabricError>>>;
+type Calls = BTreeMap<u64, Option<Result<Vec<u8>, FabricError>>>;
 
 pub(crate) struct VerbsLink {
     junction: Junction,
@@ -109,7 +109,13 @@ impl VerbsLink {
         let theirs = ask_attach(&mut control, &ours, deadline)?;
         same_link(&place, &theirs.place)?;
         messages.connect(&place, ours.messages, &theirs.place, theirs.messages, false)?;
-        transfers.connect(&place, ours.transfers, &theirs.place, theirs.transfers, false)?;
+        transfers.connect(
+            &place,
+            ours.transfers,
+            &theirs.place,
+            theirs.transfers,
+            false,
+        )?;
         let chunk = CHUNK.min(theirs.chunk as usize);
         let messenger = Messenger::new(messages, share, out, theirs.credits, chunk);
         let state = State::new(
@@ -123,7 +129,7 @@ impl VerbsLink {
             parts,
             keys: keys_of(met.instance, theirs.domain),
             next: 0,
-            calls: HashMap::new(),
+            calls: BTreeMap::new(),
         })
     }
 
@@ -163,12 +169,13 @@ impl VerbsLink {
     /// The peer sends nothing there unasked: it has hung up.
     fn control_spoke(&self) -> FabricError {
         let name = self.control.name.clone();
-        self.control.check_open().err().unwrap_or_else(|| {
-            FabricError::Protocol {
+        self.control
+            .check_open()
+            .err()
+            .unwrap_or_else(|| FabricError::Protocol {
                 peer: name,
                 why: "it spoke unasked on the control connection".to_owned(),
-            }
-        })
+            })
     }
 
     /// Replaces the queue pair of one-sided operations, which the peer's

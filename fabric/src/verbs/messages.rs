@@ -231,13 +231,17 @@ impl Messenger {
         self.queue.fail();
     }
 
-    /// A message came that nobody wants any more.
+    /// Messages came that nobody wants any more.
+    pub(crate) fn discard_all(&mut self) {
+        while let Some((slot, _)) = self.arrived.pop_front() {
+            self.discard(slot);
+        }
+    }
+
+    /// As [`Messenger::discard_all`], one.
     pub(crate) fn discard(&mut self, slot: u32) {
-        let arrived = self.arrived.drain(..).map(|(slot, _)| slot);
-        for slot in arrived.chain([slot]) {
-            if let Err(e) = self.share.0.give_back(slot) {
-                tracing::debug!("a receive buffer is lost: {e}");
-            }
+        if let Err(e) = self.share.0.give_back(slot) {
+            tracing::debug!("a receive buffer is lost: {e}");
         }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) use attach::{ATTACH, RESOLVED, Resolved};
 pub(crate) use domain::{Domain, Domains, Pins, Registration};
 pub(crate) use link::VerbsLink;
 pub use ports::DEVICE_VARIABLE;
-pub use probe::{Finding, probe};
+pub use probe::probe;
 pub(crate) use serve::serve;
 
 use crate::FabricError;

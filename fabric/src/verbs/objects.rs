@@ -33,8 +33,8 @@ impl ProtectionDomain {
     pub(crate) fn new(device: Arc<Device>) -> Result<Arc<ProtectionDomain>, FabricError> {
         // SAFETY: the device is open.
         let raw = unsafe { (device.library.ibv_alloc_pd)(device.context()) };
-        let raw = NonNull::new(raw)
-            .ok_or_else(|| device.failed("a protection domain", last_error()))?;
+        let raw =
+            NonNull::new(raw).ok_or_else(|| device.failed("a protection domain", last_error()))?;
         Ok(Arc::new(ProtectionDomain { device, raw }))
     }
 
@@ -224,7 +224,10 @@ impl Drop for CompletionChannel {
     }
 }
 
-/// A completion, checked.
+/// Completions taken out at a time.
+const BATCH: usize = 16;
+
+/// A completion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Completion {
     pub(crate) id: u64,
@@ -235,15 +238,41 @@ pub(crate) struct Completion {
     pub(crate) immediate: u32,
 }
 
+/// Completions that were taken out of a queue.
+pub(crate) struct Found {
+    raw: [Wc; BATCH],
+    len: usize,
+}
+
+impl Found {
+    /// Room for some.
+    pub(crate) fn new() -> Found {
+        Found {
+            raw: [Wc::zeroed(); BATCH],
+            len: 0,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Completion> + '_ {
+        self.raw[..self.len].iter().map(|wc| Completion {
+            id: wc.wr_id,
+            status: wc.status,
+            len: wc.byte_len as usize,
+            immediate: u32::from_be(wc.imm_data),
+        })
+    }
+}
+
 /// A completion queue with a channel to itself.
 pub(crate) struct CompletionQueue {
     channel: Arc<CompletionChannel>,
     raw: NonNull<sys::Cq>,
 }
 handle!(CompletionQueue);
-
-/// Completions taken out at a time.
-const BATCH: usize = 16;
 
 impl CompletionQueue {
     /// For at least `len` completions.
@@ -255,7 +284,10 @@ impl CompletionQueue {
         let most = device.limits().max_cqe;
         let len = c_int::try_from(len).unwrap_or(c_int::MAX);
         if len > most {
-            let why = format!("{len} completions, RDMA device {} has {most}", device.name());
+            let why = format!(
+                "{len} completions, RDMA device {} has {most}",
+                device.name()
+            );
             return Err(FabricError::local("a completion queue", why));
         }
         let (context, to) = (device.context(), channel.raw.as_ptr());
@@ -277,9 +309,9 @@ impl CompletionQueue {
         &self.channel
     }
 
-    /// Takes completions out, appending them; how many.
-    pub(crate) fn poll(&self, into: &mut Vec<Completion>) -> Result<usize, FabricError> {
-        let mut found = [Wc::zeroed(); BATCH];
+    /// Takes completions out; whether there may be more.
+    pub(crate) fn poll(&self, into: &mut Found) -> Result<bool, FabricError> {
+        let found = &mut into.raw;
         // SAFETY: the queue lives; its context has the driver's table.
         let n = unsafe {
             match (*self.raw.as_ref().context).ops.poll_cq {
@@ -289,13 +321,8 @@ impl CompletionQueue {
         };
         let n = usize::try_from(n)
             .map_err(|_| self.channel.device.failed("polling completions", Errno::IO))?;
-        into.extend(found[..n.min(BATCH)].iter().map(|wc| Completion {
-            id: wc.wr_id,
-            status: wc.status,
-            len: wc.byte_len as usize,
-            immediate: u32::from_be(wc.imm_data),
-        }));
-        Ok(n)
+        into.len = n.min(BATCH);
+        Ok(n == BATCH)
     }
 
     /// Asks for an event at the next completion. One that came before this

@@ -76,7 +76,10 @@ fn read_port(dir: &Path, device: &str, number: u8) -> Port {
 
 fn read_gids(dir: &Path) -> Vec<Gid> {
     let names = entries(&dir.join("gids"));
-    names.iter().filter_map(|name| read_gid(dir, name)).collect()
+    names
+        .iter()
+        .filter_map(|name| read_gid(dir, name))
+        .collect()
 }
 
 fn read_gid(port: &Path, name: &str) -> Option<Gid> {
@@ -128,9 +131,7 @@ pub(crate) fn choose(
             Some(((*port).clone(), *gid))
         })
     };
-    let exact = first(&|port, gid| {
-        gid.address == wanted && (gid.routable || !port.ethernet)
-    });
+    let exact = first(&|port, gid| gid.address == wanted && (gid.routable || !port.ethernet));
     // The same machine reaches itself over any port; InfiniBand goes by LIDs,
     // not by addresses; and who names a device knows why.
     let any = || {
@@ -172,7 +173,9 @@ fn why_none(ports: &[Port], named: Option<&str>) -> String {
 
 /// What a person asked for in [`DEVICE_VARIABLE`].
 pub(crate) fn named() -> Option<String> {
-    std::env::var(DEVICE_VARIABLE).ok().filter(|n| !n.is_empty())
+    std::env::var(DEVICE_VARIABLE)
+        .ok()
+        .filter(|n| !n.is_empty())
 }
 
 /// As [`choose`], remembering what was chosen for as long as it is so: tables
@@ -197,17 +200,17 @@ fn is_still_so(port: &Port, gid: &Gid) -> bool {
 }
 
 /// Opens the device for connections whose end here has `local`.
-pub(crate) fn open(
-    local: IpAddr,
-    floor: Option<i32>,
-) -> Result<(Arc<Device>, Place), FabricError> {
+pub(crate) fn open(local: IpAddr, floor: Option<i32>) -> Result<(Arc<Device>, Place), FabricError> {
     library()?;
     let (port, gid) = find(local).map_err(|why| FabricError::local("RDMA verbs", why))?;
     let device = Device::open(&port.device, floor)?;
     let now = device.port(port.number)?;
     if now.state != PORT_ACTIVE {
         let why = format!("port {} is not active", port.number);
-        return Err(FabricError::local(&format!("RDMA device {}", port.device), why));
+        return Err(FabricError::local(
+            &format!("RDMA device {}", port.device),
+            why,
+        ));
     }
     let limits = device.limits();
     let at_a_time = |n: i32| u8::try_from(n.clamp(1, 255)).unwrap_or(1);
@@ -285,7 +288,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told() {
-        assert!(chosen(&[], "10.0.0.1", None).unwrap_err().contains("rdma_rxe"));
+        assert!(
+            chosen(&[], "10.0.0.1", None)
+                .unwrap_err()
+                .contains("rdma_rxe")
+        );
         let mut down = machine();
         down.iter_mut().for_each(|p| p.active = false);
         let error = chosen(&down, "10.0.1.1", None).unwrap_err();

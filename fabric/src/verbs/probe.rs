@@ -3,25 +3,16 @@
 use super::device::{Device, library, names};
 use super::objects::{Buffer, ProtectionDomain};
 use super::ports::{self, Port};
+use host::probe::{Finding, Level};
 use rustix::process::{Resource, getrlimit};
 use std::path::Path;
 
-/// One thing that was looked at.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Finding {
-    /// What.
-    pub name: &'static str,
-    /// Whether the verbs backend can do with it.
-    pub works: bool,
-    /// How it is; where it does not work, what is missing and the cure.
-    pub detail: String,
-}
+const LOST: &str = "no `verbs:` addresses, no RDMA: components meet over shared memory and TCP";
 
-fn finding(name: &'static str, result: Result<String, String>) -> Finding {
-    Finding {
-        name,
-        works: result.is_ok(),
-        detail: result.unwrap_or_else(|e| e),
+fn finding(name: &str, result: Result<String, String>) -> Finding {
+    match result {
+        Ok(seen) => Finding::ok(name, seen),
+        Err(cure) => Finding::lacking(name, Level::Degraded, "not usable", LOST, &cure),
     }
 }
 
@@ -30,15 +21,19 @@ fn finding(name: &'static str, result: Result<String, String>) -> Finding {
 #[must_use]
 pub fn probe() -> Vec<Finding> {
     let mut findings = vec![finding("RDMA library", look_at_library())];
-    if findings[0].works {
+    if works(&findings) {
         let ports = ports::scan(Path::new(ports::SYSFS));
         findings.push(finding("RDMA devices", look_at_ports(&ports)));
-        if findings.iter().all(|f| f.works) {
+        if works(&findings) {
             findings.push(finding("RDMA permission", look_at_permission(&ports)));
             findings.push(finding("locked memory", look_at_limit()));
         }
     }
     findings
+}
+
+fn works(findings: &[Finding]) -> bool {
+    findings.iter().all(|f| f.level == Level::Ok)
 }
 
 fn look_at_library() -> Result<String, String> {
@@ -123,9 +118,16 @@ mod tests {
     fn findings_come_with_cures() {
         let findings = probe();
         assert_eq!(findings[0].name, "RDMA library");
-        for found in findings.iter().filter(|f| !f.works) {
-            let cures = ["install", "modprobe", "ulimit", "root", "ip link", "rdma link"];
-            assert!(cures.iter().any(|c| found.detail.contains(c)), "{found:?}");
+        for found in findings.iter().filter(|f| f.level != Level::Ok) {
+            let cures = [
+                "install",
+                "modprobe",
+                "ulimit",
+                "root",
+                "ip link",
+                "rdma link",
+            ];
+            assert!(cures.iter().any(|c| found.cure.contains(c)), "{found:?}");
         }
     }
 }

@@ -4,8 +4,8 @@ use super::attach::{Ends, Place};
 use super::device::{Device, errno_of, last_error};
 use super::objects::{Buffer, CompletionQueue, ProtectionDomain};
 use super::sys::{
-    self, AhAttr, QpAttr, QpInitAttr, RecvWr, SendWr, Sge, SrqInitAttr, access, flag, mask,
-    opcode, state,
+    self, AhAttr, QpAttr, QpInitAttr, RecvWr, SendWr, Sge, SrqInitAttr, access, flag, mask, opcode,
+    state,
 };
 use crate::FabricError;
 use std::ptr::{NonNull, null_mut};
@@ -175,8 +175,7 @@ impl QueuePair {
             // SAFETY: as above.
             raw = unsafe { (device.library.ibv_create_qp)(domain.raw(), &mut wanted) };
         }
-        let raw =
-            NonNull::new(raw).ok_or_else(|| device.failed("a queue pair", last_error()))?;
+        let raw = NonNull::new(raw).ok_or_else(|| device.failed("a queue pair", last_error()))?;
         Ok(QueuePair {
             domain: domain.clone(),
             _queue: queue.clone(),
@@ -202,8 +201,7 @@ impl QueuePair {
     fn modify(&self, what: &str, mut to: QpAttr, which: i32) -> Result<(), FabricError> {
         let device = &self.domain.device;
         // SAFETY: the queue pair lives; the structure is complete.
-        let done =
-            unsafe { (device.library.ibv_modify_qp)(self.raw.as_ptr(), &mut to, which) };
+        let done = unsafe { (device.library.ibv_modify_qp)(self.raw.as_ptr(), &mut to, which) };
         match done {
             0 => Ok(()),
             e => Err(device.failed(what, errno_of(e))),
@@ -286,7 +284,10 @@ impl QueuePair {
         };
         match done {
             0 => Ok(()),
-            e => Err(self.domain.device.failed("posting to a queue pair", errno_of(e))),
+            e => Err(self
+                .domain
+                .device
+                .failed("posting to a queue pair", errno_of(e))),
         }
     }
 

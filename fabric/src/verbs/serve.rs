@@ -84,9 +84,7 @@ fn receive_attach(stream: &mut Stream) -> Result<Attach, FabricError> {
     let deadline = Deadline::after(LIMIT);
     let (header, body) = receive(stream, &deadline)?;
     let name = stream.name.clone();
-    header
-        .expect(Kind::Attach)
-        .map_err(garbled_by(&name))?;
+    header.expect(Kind::Attach).map_err(garbled_by(&name))?;
     Attach::decode(&body).ok_or_else(|| Garbled::Length(Kind::Attach).by(&name))
 }
 
@@ -155,7 +153,13 @@ impl Session {
         };
         same_link(&place, &asked.place)?;
         messages.connect(&place, answer.messages, &asked.place, asked.messages, false)?;
-        transfers.connect(&place, answer.transfers, &asked.place, asked.transfers, true)?;
+        transfers.connect(
+            &place,
+            answer.transfers,
+            &asked.place,
+            asked.transfers,
+            true,
+        )?;
         let chunk = CHUNK.min(asked.chunk as usize);
         let messenger = Messenger::new(messages, share, out, asked.credits, chunk);
         let state = State::new(messenger, None);
@@ -180,13 +184,18 @@ impl Session {
     fn run(&mut self, stream: &mut Stream) -> Result<(), FabricError> {
         let watch = PollFlags::IN | PollFlags::RDHUP;
         loop {
-            let woken = self.port.junction.wait(None, watch, &mut Held::Nothing, |state, _| {
-                state.messenger.next_frame()
-            })?;
+            let woken = self
+                .port
+                .junction
+                .wait(None, watch, &mut Held::Nothing, |state, _| {
+                    state.messenger.next_frame()
+                })?;
             match woken {
                 Woken::Done(frame) => {
                     let (header, body) = frame.map_err(garbled_by(&stream.name))?;
-                    header.expect(Kind::Call).map_err(garbled_by(&stream.name))?;
+                    header
+                        .expect(Kind::Call)
+                        .map_err(garbled_by(&stream.name))?;
                     let responder = Responder::new(self.port.clone(), header.id);
                     self.service.call(self.who, &body, responder);
                 }
@@ -210,8 +219,7 @@ impl Session {
             }
             Kind::Attach => {
                 let asked = Attach::decode(&body).filter(|asked| asked.what == What::Transfers);
-                let asked =
-                    asked.ok_or_else(|| Garbled::Length(Kind::Attach).by(&stream.name))?;
+                let asked = asked.ok_or_else(|| Garbled::Length(Kind::Attach).by(&stream.name))?;
                 match self.renew(&asked) {
                     Ok(answer) => send(stream, Kind::Attached, &answer.encode()),
                     Err(e) => Err(refuse(stream, &e)),
@@ -277,4 +285,3 @@ pub(crate) fn same_link(here: &Place, there: &Place) -> Result<(), FabricError> 
     let why = "one end is on InfiniBand, the other on Ethernet: use addresses of one network";
     Err(FabricError::local("connecting queue pairs", why))
 }
-

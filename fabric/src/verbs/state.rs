@@ -6,7 +6,7 @@
 //! bits) and number (40 bits) of a one-sided piece.
 
 use super::messages::Messenger;
-use super::objects::{Completion, CompletionQueue};
+use super::objects::{Completion, CompletionQueue, Found};
 use super::sys::status;
 use super::transfers::{Failed, Held, Transfers};
 use crate::FabricError;
@@ -34,8 +34,8 @@ pub(crate) struct State {
     pub(crate) spin: Spin,
     /// A thread sleeps until something comes: others wait for it.
     pub(crate) led: bool,
-    /// Reused.
-    found: Vec<Completion>,
+    /// Reused; `None` while it is.
+    found: Option<Box<Found>>,
 }
 
 impl State {
@@ -45,7 +45,7 @@ impl State {
             transfers,
             spin: Spin::default(),
             led: false,
-            found: Vec::new(),
+            found: None,
         }
     }
 
@@ -57,21 +57,18 @@ impl State {
         peer: &str,
         held: &mut Held<'_>,
     ) -> Result<bool, FabricError> {
+        let mut found = self.found.take().unwrap_or_else(|| Box::new(Found::new()));
         let mut any = false;
-        loop {
-            let mut found = std::mem::take(&mut self.found);
-            found.clear();
-            let more = queue.poll(&mut found)? > 0;
-            let taken = found
-                .iter()
-                .try_for_each(|c| self.dispatch(c, queue, peer, held));
-            self.found = found;
-            taken?;
-            if !more {
-                return Ok(any);
+        let mut more = true;
+        while more {
+            more = queue.poll(&mut found)?;
+            any |= !found.is_empty();
+            for completion in found.iter() {
+                self.dispatch(&completion, queue, peer, held)?;
             }
-            any = true;
         }
+        self.found = Some(found);
+        Ok(any)
     }
 
     fn dispatch(
@@ -81,7 +78,9 @@ impl State {
         peer: &str,
         held: &mut Held<'_>,
     ) -> Result<(), FabricError> {
-        let Completion { id, status: code, .. } = *completion;
+        let Completion {
+            id, status: code, ..
+        } = *completion;
         let broken = |code| FabricError::broken(peer, queue.describe(code));
         match id & KIND {
             MOVED => match self.moved(id, code, held) {
@@ -118,13 +117,13 @@ impl State {
     /// Ends it, giving receive buffers back that are shared with others.
     pub(crate) fn close(&mut self, queue: &CompletionQueue) {
         self.messenger.fail();
-        let mut found = Vec::new();
-        while queue.poll(&mut found).is_ok_and(|n| n > 0) {}
-        for completion in found {
-            if completion.id & KIND == RECEIVED {
+        let mut found = Found::new();
+        while queue.poll(&mut found).is_ok() && !found.is_empty() {
+            for completion in found.iter().filter(|c| c.id & KIND == RECEIVED) {
                 self.messenger.discard(slot(completion.id));
             }
         }
+        self.messenger.discard_all();
     }
 }
 

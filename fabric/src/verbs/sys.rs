@@ -419,7 +419,15 @@ macro_rules! zeroed {
         })+
     };
 }
-zeroed!(DeviceAttr, PortAttr, Wc, SendWr, QpInitAttr, QpAttr, SrqInitAttr);
+zeroed!(
+    DeviceAttr,
+    PortAttr,
+    Wc,
+    SendWr,
+    QpInitAttr,
+    QpAttr,
+    SrqInitAttr
+);
 
 #[cfg(all(test, target_pointer_width = "64"))]
 mod tests {

@@ -14,7 +14,7 @@ use super::sys::{Sge, status};
 use crate::link::Work;
 use crate::{FabricError, Segment};
 use proto::addr::RemoteKey;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Bytes of the ring.
@@ -82,8 +82,8 @@ pub(crate) struct Transfers {
     epoch: u16,
     waiting: VecDeque<Piece>,
     posted: VecDeque<Posted>,
-    operations: HashMap<u64, Operation>,
-    done: HashMap<u64, Result<Vec<u8>, FabricError>>,
+    operations: BTreeMap<u64, Operation>,
+    done: BTreeMap<u64, Result<Vec<u8>, FabricError>>,
     /// The key that broke the queue pair.
     refused: Option<RemoteKey>,
 }
@@ -99,8 +99,8 @@ impl Transfers {
             epoch: 0,
             waiting: VecDeque::new(),
             posted: VecDeque::new(),
-            operations: HashMap::new(),
-            done: HashMap::new(),
+            operations: BTreeMap::new(),
+            done: BTreeMap::new(),
             refused: None,
         }
     }
@@ -190,8 +190,12 @@ impl Transfers {
         let first = self.posted.len();
         let mut places = Vec::with_capacity(SIGNALED_EVERY);
         while self.posted.len() < DEPTH && places.len() < SIGNALED_EVERY {
-            let Some(piece) = self.waiting.front().copied() else { break };
-            let Some(place) = self.place(&piece, held)? else { break };
+            let Some(piece) = self.waiting.front().copied() else {
+                break;
+            };
+            let Some(place) = self.place(&piece, held)? else {
+                break;
+            };
             self.waiting.pop_front();
             places.push(place);
             self.posted.push_back(Posted {
@@ -360,7 +364,7 @@ fn segment(target: &Target) -> Segment {
 
 /// The bytes that a piece writes.
 fn source<'a>(
-    operations: &'a HashMap<u64, Operation>,
+    operations: &'a BTreeMap<u64, Operation>,
     piece: &Piece,
     held: &'a Held<'_>,
 ) -> Result<&'a [u8], FabricError> {
