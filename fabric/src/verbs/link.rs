@@ -286,8 +286,7 @@ fn take(state: &mut State, id: u64) -> Option<Result<Vec<u8>, FabricError>> {
 }
 
 fn receive_replies(state: &mut State, calls: &mut Calls, peer: &str) -> Result<(), FabricError> {
-    while let Some(frame) = state.messenger.next_frame()? {
-        let (header, body) = frame.map_err(garbled_by(peer))?;
+    while let Some((header, body)) = state.messenger.next_frame(peer)? {
         header.expect(Kind::Reply).map_err(garbled_by(peer))?;
         let Some(call @ None) = calls.get_mut(&header.id) else {
             return Err(Garbled::Unexpected(header.kind).by(peer));

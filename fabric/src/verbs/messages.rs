@@ -21,6 +21,9 @@ pub(crate) const SLOTS: usize = 8;
 /// before it.
 const SIGNALED_EVERY: u64 = 4;
 
+/// A frame that came in.
+pub(crate) type Frame = (Header, Vec<u8>);
+
 /// One end.
 pub(crate) struct Messenger {
     queue: QueuePair,
@@ -111,24 +114,25 @@ impl Messenger {
         self.done = self.done.max(number + 1);
     }
 
-    /// A message came; `None` if the peer returns credits that it never had.
+    /// A message came from `peer`.
     pub(crate) fn on_received(
         &mut self,
         slot: u32,
         len: usize,
         credits: u32,
-    ) -> Result<Option<()>, FabricError> {
+        peer: &str,
+    ) -> Result<(), FabricError> {
         let now = self.credits.checked_add(credits);
-        let Some(now) = now.filter(|now| *now <= self.most_credits) else {
-            return Ok(None);
-        };
-        self.credits = now;
+        let sound = now.filter(|now| *now <= self.most_credits);
+        self.credits = sound.ok_or_else(|| FabricError::Protocol {
+            peer: peer.to_owned(),
+            why: "it returned more credits than it was given".to_owned(),
+        })?;
         if len == 0 {
-            self.share.0.give_back(slot)?;
-        } else {
-            self.arrived.push_back((slot, len));
+            return self.share.0.give_back(slot);
         }
-        Ok(Some(()))
+        self.arrived.push_back((slot, len));
+        Ok(())
     }
 
     /// Sends as much of a frame as it may; whether all of it.
@@ -167,56 +171,49 @@ impl Messenger {
         self.queue.post(&[request])
     }
 
-    /// The next frame, if it is whole; its buffers are free again.
-    pub(crate) fn next_frame(
-        &mut self,
-    ) -> Result<Option<Result<(Header, Vec<u8>), Garbled>>, FabricError> {
-        while let Some((slot, len)) = self.arrived.pop_front() {
-            let taken = self.take(slot, len)?;
+    /// The next frame of `peer`, if all of it has come.
+    pub(crate) fn next_frame(&mut self, peer: &str) -> Result<Option<Frame>, FabricError> {
+        let mut whole = None;
+        while whole.is_none()
+            && let Some((slot, len)) = self.arrived.pop_front()
+        {
+            whole = self.take(slot, len, peer)?;
             self.share.0.give_back(slot)?;
             self.owed += 1;
-            if let Some(frame) = taken.transpose() {
-                self.return_credits()?;
-                return Ok(Some(frame));
-            }
             self.return_credits()?;
         }
-        Ok(None)
+        // There may have been no room to return them before.
+        self.return_credits()?;
+        Ok(whole)
     }
 
-    fn take(
-        &mut self,
-        slot: u32,
-        len: usize,
-    ) -> Result<Result<Option<(Header, Vec<u8>)>, Garbled>, FabricError> {
-        let mut from = 0;
-        let header = match self.head {
-            Some(header) => header,
-            None => {
-                let mut head = [0; HEADER];
-                self.share.0.copy(slot, 0, &mut head[..len.min(HEADER)])?;
-                match Header::decode(&head) {
-                    Ok(header) => {
-                        from = HEADER;
-                        self.body = Vec::with_capacity(header.len);
-                        *self.head.insert(header)
-                    }
-                    Err(garbled) => return Ok(Err(garbled)),
-                }
-            }
+    /// Adds a message to the frame that is coming in.
+    fn take(&mut self, slot: u32, len: usize, peer: &str) -> Result<Option<Frame>, FabricError> {
+        let (header, from) = match self.head {
+            Some(header) => (header, 0),
+            None => (self.take_header(slot, len, peer)?, HEADER),
         };
         let begin = self.body.len();
         let end = begin + len.saturating_sub(from);
         if end > header.len {
-            return Ok(Err(Garbled::Length(header.kind)));
+            return Err(Garbled::Length(header.kind).by(peer));
         }
         self.body.resize(end, 0);
         self.share.0.copy(slot, from, &mut self.body[begin..])?;
         if end < header.len {
-            return Ok(Ok(None));
+            return Ok(None);
         }
         self.head = None;
-        Ok(Ok(Some((header, std::mem::take(&mut self.body)))))
+        Ok(Some((header, std::mem::take(&mut self.body))))
+    }
+
+    fn take_header(&mut self, slot: u32, len: usize, peer: &str) -> Result<Header, FabricError> {
+        let mut head = [0; HEADER];
+        self.share.0.copy(slot, 0, &mut head[..len.min(HEADER)])?;
+        let header = Header::decode(&head).map_err(|garbled| garbled.by(peer))?;
+        self.body = Vec::with_capacity(header.len);
+        self.head = Some(header);
+        Ok(header)
     }
 
     fn return_credits(&mut self) -> Result<(), FabricError> {

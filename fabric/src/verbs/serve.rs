@@ -183,16 +183,16 @@ impl Session {
 
     fn run(&mut self, stream: &mut Stream) -> Result<(), FabricError> {
         let watch = PollFlags::IN | PollFlags::RDHUP;
+        let name = stream.name.clone();
         loop {
             let woken = self
                 .port
                 .junction
                 .wait(None, watch, &mut Held::Nothing, |state, _| {
-                    state.messenger.next_frame()
+                    state.messenger.next_frame(&name)
                 })?;
             match woken {
-                Woken::Done(frame) => {
-                    let (header, body) = frame.map_err(garbled_by(&stream.name))?;
+                Woken::Done((header, body)) => {
                     header
                         .expect(Kind::Call)
                         .map_err(garbled_by(&stream.name))?;

@@ -95,11 +95,7 @@ impl State {
             }
             _ => {
                 let (len, credits) = (completion.len, completion.immediate);
-                let taken = self.messenger.on_received(slot(id), len, credits)?;
-                taken.ok_or_else(|| FabricError::Protocol {
-                    peer: peer.to_owned(),
-                    why: "it returned more credits than it was given".to_owned(),
-                })
+                self.messenger.on_received(slot(id), len, credits, peer)
             }
         }
     }

@@ -74,6 +74,8 @@ on_every_backend! {
         blocking_operations_go_between,
         much_is_posted_at_once,
         what_is_refused_is_told_at_completion,
+        what_surrounds_a_refused_operation_is_done,
+        long_calls_are_posted_at_once,
         what_cannot_be_posted_is_refused_at_once,
         an_answer_that_does_not_come,
         an_emulated_network_overlaps;
