@@ -89,6 +89,46 @@ pub(crate) enum Bench {
         #[arg(long, value_name = "SPEC")]
         emulate: Option<EmulationSpec>,
     },
+    /// Latency and bandwidth of one-sided reads, writes and RPC by size, per
+    /// backend, in perftest's columns: on this host, or between two (--listen
+    /// on one, --connect on the other).
+    Fabric(FabricBench),
+}
+
+/// See [`Bench::Fabric`].
+#[derive(Args, Clone, Debug)]
+pub(crate) struct FabricBench {
+    /// Which backend; auto is all that this host has.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) fabric: Fabric,
+    /// Bytes of an operation.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_delimiter = ',',
+        default_value = "8,64,4096,65536,1048576"
+    )]
+    pub(crate) sizes: Vec<usize>,
+    /// Operations for each figure.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) iterations: usize,
+    /// Serve another host's measurement there, e.g. verbs:0.0.0.0:7471.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        requires = "key",
+        conflicts_with = "connect"
+    )]
+    pub(crate) listen: Option<String>,
+    /// Measure against that address, e.g. verbs:10.0.0.1:7471.
+    #[arg(long, value_name = "ADDRESS", requires = "key")]
+    pub(crate) connect: Option<String>,
+    /// The cluster key; --listen makes it if it is absent.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// An emulated network, understood, and as it was written: so it is handed on.

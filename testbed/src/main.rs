@@ -2,6 +2,7 @@
 //! shows what they do, and takes them down without a trace.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod calibrate;
 mod cli;
 mod cluster;
@@ -68,6 +69,9 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Bench {
             what: cli::Bench::Calibrate { emulate },
         } => calibrate::run(emulate.as_ref()),
+        cli::Command::Bench {
+            what: cli::Bench::Fabric(args),
+        } => bench::run(&args),
         cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
         cli::Command::Supervise { name } => standing::supervise(&name),
     }
