@@ -5,8 +5,9 @@ use crate::dial::Address;
 use crate::emulate::{Wire, wait_until};
 use crate::handshake::Met;
 use crate::link::{Link, Ticket, Work, check_local, check_message};
-use crate::socket::SocketLink;
+use crate::socket::{SocketLink, meet};
 use crate::stream::Deadline;
+use crate::verbs::VerbsLink;
 use crate::{Backend, BackendChoice, Credential, Emulation, FabricError, Segment, sim};
 use proto::addr::RemoteAddr;
 use proto::{Identity, wire};
@@ -119,7 +120,13 @@ impl Connection {
                 let (link, met) = sim::connect(text, place, credential)?;
                 (Box::new(link), met)
             }
-            _ => {
+            Address::Verbs(_) => {
+                let floor = options.fd_floor;
+                let (socket, control, met) = meet(text, address, credential, floor, &deadline)?;
+                let link = VerbsLink::connect(control, &socket, &met, floor, &deadline)?;
+                (Box::new(link), met)
+            }
+            Address::Shm(_) | Address::Tcp(_) => {
                 let (link, met) =
                     SocketLink::connect(text, address, credential, options.fd_floor, &deadline)?;
                 (Box::new(link), met)

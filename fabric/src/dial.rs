@@ -17,6 +17,8 @@ pub(crate) enum Address<'a> {
     Shm(&'a Path),
     /// HOST:PORT.
     Tcp(&'a str),
+    /// HOST:PORT of a control connection.
+    Verbs(&'a str),
     /// NETWORK/NAME of a simulated network.
     Sim(&'a str),
 }
@@ -27,8 +29,10 @@ impl<'a> Address<'a> {
             Some(("shm", path)) if !path.is_empty() => Ok(Address::Shm(Path::new(path))),
             Some(("sim", place)) => Ok(Address::Sim(place)),
             Some(("tcp", place)) if place.contains(':') => Ok(Address::Tcp(place)),
+            Some(("verbs", place)) if place.contains(':') => Ok(Address::Verbs(place)),
             _ => {
-                let why = format!("address {text:?}: give shm:PATH or tcp:HOST:PORT");
+                let why =
+                    format!("address {text:?}: give shm:PATH, tcp:HOST:PORT or verbs:HOST:PORT");
                 Err(FabricError::Invalid(why))
             }
         }
@@ -38,6 +42,7 @@ impl<'a> Address<'a> {
         match self {
             Address::Shm(_) => Backend::Shm,
             Address::Tcp(_) => Backend::Tcp,
+            Address::Verbs(_) => Backend::Verbs,
             Address::Sim(_) => Backend::Sim,
         }
     }
@@ -46,7 +51,7 @@ impl<'a> Address<'a> {
     pub(crate) fn connect(&self, text: &str, deadline: &Deadline) -> Result<OwnedFd, FabricError> {
         match self {
             Address::Shm(path) => connect_unix(path, text, deadline),
-            Address::Tcp(place) => connect_tcp(place, text, deadline),
+            Address::Tcp(place) | Address::Verbs(place) => connect_tcp(place, text, deadline),
             Address::Sim(_) => Err(FabricError::unreachable(text, "it has no socket")),
         }
     }
@@ -127,7 +132,8 @@ mod tests {
             Ok(Address::Shm(Path::new("/a/b")))
         );
         assert_eq!(Address::parse("tcp:[::1]:80"), Ok(Address::Tcp("[::1]:80")));
-        for wrong in ["", "shm:", "tcp:host", "udp:a:1", "/a/b"] {
+        assert_eq!(Address::parse("verbs:a:1"), Ok(Address::Verbs("a:1")));
+        for wrong in ["", "verbs:a", "shm:", "tcp:host", "udp:a:1", "/a/b"] {
             let error = Address::parse(wrong).unwrap_err().to_string();
             assert!(error.contains("give shm:PATH"), "{error}");
         }

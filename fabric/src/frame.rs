@@ -15,6 +15,7 @@
 //! The header and the first two bytes of a hello are the same in every version
 //! of the protocol, so that two versions can refuse each other by name.
 
+use crate::verbs::{ATTACH, RESOLVED};
 use crate::{FabricError, Segment};
 use proto::addr::{RemoteAddr, RemoteKey};
 use proto::wire::{MAX_BULK, MAX_MESSAGE};
@@ -32,6 +33,8 @@ pub(crate) const KEY: usize = 16;
 
 const MAGIC: u8 = 0x5b;
 const MAX_GREETING: usize = 256;
+/// Longest reason for a refusal.
+pub(crate) const MAX_REFUSAL: usize = 1024;
 
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +65,14 @@ pub(crate) enum Kind {
     Map = 22,
     /// Its length and access, with descriptors.
     Mapped = 23,
+    /// Queue pairs to be connected (verbs).
+    Attach = 24,
+    /// Those at the other end.
+    Attached = 25,
+    /// A key whose memory is to be registered (verbs).
+    Resolve = 26,
+    /// How the device names it.
+    Resolved = 27,
 }
 
 impl Kind {
@@ -80,6 +91,10 @@ impl Kind {
             21 => Kind::Written,
             22 => Kind::Map,
             23 => Kind::Mapped,
+            24 => Kind::Attach,
+            25 => Kind::Attached,
+            26 => Kind::Resolve,
+            27 => Kind::Resolved,
             _ => return None,
         })
     }
@@ -87,16 +102,17 @@ impl Kind {
     /// The longest body that is right for it.
     fn longest(self) -> usize {
         match self {
-            Kind::Hello | Kind::Challenge | Kind::Proof | Kind::Accept | Kind::Refuse => {
-                MAX_GREETING
-            }
+            Kind::Hello | Kind::Challenge | Kind::Proof | Kind::Accept => MAX_GREETING,
+            Kind::Refuse => MAX_REFUSAL,
             Kind::Call | Kind::Reply => MAX_MESSAGE,
             Kind::Read => MAX_SEGMENTS * SEGMENT,
             Kind::Data => MAX_TRANSFER,
             Kind::Write => 4 + MAX_SEGMENTS * SEGMENT + MAX_TRANSFER,
             Kind::Written => 0,
-            Kind::Map => KEY,
+            Kind::Map | Kind::Resolve => KEY,
             Kind::Mapped => MAPPED,
+            Kind::Attach | Kind::Attached => ATTACH,
+            Kind::Resolved => RESOLVED,
         }
     }
 }

@@ -14,6 +14,7 @@
 //!   ends, one-sided operations are copies, messages go over a Unix socket,
 //!   whose wake-ups are cheaper than a futex's across processors;
 //! - `tcp`, anywhere: the server's thread plays the NIC;
+//! - `verbs`, between machines with RDMA: [`verbs`];
 //! - `sim`, one process under virtual time, for tests: [`sim`].
 //!
 //! The fabric does not know what a page or a file is.
@@ -38,6 +39,7 @@ mod socket;
 mod spin;
 mod stream;
 mod table;
+pub mod verbs;
 mod window;
 
 pub use auth::{ClusterKey, Credential};

@@ -12,6 +12,8 @@ pub enum Backend {
     Shm,
     /// TCP.
     Tcp,
+    /// RDMA.
+    Verbs,
     /// The simulated network of one process: see [`crate::sim`].
     Sim,
 }
@@ -26,6 +28,8 @@ pub enum BackendChoice {
     Shm,
     /// Only tcp.
     Tcp,
+    /// Only verbs.
+    Verbs,
 }
 
 impl BackendChoice {
@@ -36,6 +40,7 @@ impl BackendChoice {
             BackendChoice::Auto => true,
             BackendChoice::Shm => backend == Backend::Shm,
             BackendChoice::Tcp => backend == Backend::Tcp,
+            BackendChoice::Verbs => backend == Backend::Verbs,
         }
     }
 }

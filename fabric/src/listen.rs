@@ -2,11 +2,12 @@
 
 use crate::dial::tune_tcp;
 use crate::server::{Hub, Service};
-use crate::{FabricError, port, sim};
+use crate::{Backend, FabricError, port, sim, verbs};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown};
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,9 @@ pub(crate) enum Listener {
     Tcp {
         fd: OwnedFd,
         text: String,
+        /// What connections are carried by from the handshake on: tcp or
+        /// verbs.
+        carrier: Backend,
     },
     Sim(sim::Listener),
 }
@@ -69,13 +73,29 @@ pub(crate) fn bind_unix(path: &Path, text: &str) -> Result<Listener, FabricError
 }
 
 pub(crate) fn bind_tcp(place: &str, text: &str) -> Result<Listener, FabricError> {
+    let (fd, local) = bind_inet(place, text)?;
+    Ok(Listener::Tcp {
+        fd,
+        text: format!("tcp:{local}"),
+        carrier: Backend::Tcp,
+    })
+}
+
+pub(crate) fn bind_verbs(place: &str, text: &str) -> Result<Listener, FabricError> {
+    let (fd, local) = bind_inet(place, text)?;
+    verbs::check(local.ip())?;
+    Ok(Listener::Tcp {
+        fd,
+        text: format!("verbs:{local}"),
+        carrier: Backend::Verbs,
+    })
+}
+
+fn bind_inet(place: &str, text: &str) -> Result<(OwnedFd, SocketAddr), FabricError> {
     let failed = |e| FabricError::local(text, e);
     let listener = std::net::TcpListener::bind(place).map_err(failed)?;
-    let text = format!("tcp:{}", listener.local_addr().map_err(failed)?);
-    Ok(Listener::Tcp {
-        fd: listener.into(),
-        text,
-    })
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener.into(), local))
 }
 
 impl Listener {
@@ -106,8 +126,11 @@ impl Listener {
     }
 
     fn start(&self, socket: OwnedFd, hub: &Arc<Hub>, service: &Arc<dyn Service>) {
-        let over_unix = matches!(self, Listener::Unix { .. });
-        if !over_unix {
+        let carrier = match self {
+            Listener::Tcp { carrier, .. } => *carrier,
+            Listener::Unix { .. } | Listener::Sim(_) => Backend::Shm,
+        };
+        if carrier != Backend::Shm {
             tune_tcp(&socket);
         }
         let socket = Arc::new(socket);
@@ -116,7 +139,7 @@ impl Listener {
         };
         let (hub, service) = (hub.clone(), service.clone());
         let serve = move || {
-            if let Err(e) = port::serve(&socket, over_unix, &hub, service, &entry) {
+            if let Err(e) = port::serve(&socket, carrier, &hub, service, &entry) {
                 tracing::debug!("a connection ended: {e}");
             }
         };

@@ -7,6 +7,7 @@ use crate::auth::random;
 use crate::frame::Piece;
 use crate::mapping::{Mapping, memfd, punch, read_only};
 use crate::table::{Grant, SLOTS, TABLE, Table};
+use crate::verbs::{Domain, Pins, Registration, Resolved};
 use proto::Identity;
 use proto::addr::RemoteKey;
 use rustix::fd::OwnedFd;
@@ -57,6 +58,8 @@ struct Slot {
     to: Identity,
     grant: Grant,
     region: Weak<RegionInner>,
+    /// With RDMA devices that have used it.
+    registered: Vec<Registration>,
 }
 
 /// A piece of registered memory. Its keys die and its pages are freed when the
@@ -70,6 +73,8 @@ struct RegionInner {
     map: Mapping,
     grants: Mutex<Grants>,
     memory: Arc<Inner>,
+    /// Kept by registrations.
+    pins: Pins,
 }
 
 /// The grants of a region that are out.
@@ -121,13 +126,14 @@ impl Memory {
         let fd = memfd(name, len)?;
         let map = Mapping::new(&fd, len, true)?;
         let id = self.0.next_region.fetch_add(1, Ordering::Relaxed);
-        let (grants, memory) = (Mutex::default(), self.0.clone());
+        let (grants, memory, pins) = (Mutex::default(), self.0.clone(), Pins::default());
         Ok(Region(Arc::new(RegionInner {
             id,
             fd,
             map,
             grants,
             memory,
+            pins,
         })))
     }
 
@@ -206,7 +212,63 @@ impl Memory {
     }
 }
 
+/// For RDMA devices.
+impl Memory {
+    /// How the device names the memory that `key` grants to `who`, whose
+    /// protection domain is `domain`; registers it there if it was not.
+    pub(crate) fn serve_registered(
+        &self,
+        who: Identity,
+        key: RemoteKey,
+        domain: &Arc<Domain>,
+    ) -> Result<Resolved, FabricError> {
+        let (region, grant, known) = {
+            let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner);
+            let slot = slots.slot(who, key)?;
+            let known = slot.registered.iter().find(|r| r.is_in(domain));
+            let known = known.map(|known| slot.grant.resolved(known));
+            (slot.region.upgrade(), slot.grant.clone(), known)
+        };
+        // Outlives the lock, which its last clone would take when dropped.
+        let region = region.filter(|r| r.id == key.region);
+        let region = region.map(Region).ok_or(FabricError::BadKey)?;
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        // Not under the lock: it takes time for every page.
+        let (map, pin) = (&region.0.map, region.0.pins.pin());
+        let new = Registration::new(domain, map, &grant.range, grant.writable, pin)?;
+        let resolved = grant.resolved(&new);
+        let mut slots = self.0.slots();
+        let slot = slots.slot_mut(who, key)?;
+        slot.registered.retain(Registration::is_used);
+        slot.registered.push(new);
+        Ok(resolved)
+    }
+}
+
+impl Grant {
+    fn resolved(&self, registered: &Registration) -> Resolved {
+        let (start, rkey) = registered.name();
+        Resolved {
+            start,
+            len: self.range.end - self.range.start,
+            rkey,
+            writable: self.writable,
+        }
+    }
+}
+
 impl Slots {
+    fn slot_mut(&mut self, who: Identity, key: RemoteKey) -> Result<&mut Slot, FabricError> {
+        let slot = self
+            .used
+            .get_mut(key.slot as usize)
+            .and_then(Option::as_mut);
+        slot.filter(|s| s.nonce == key.nonce && s.to == who)
+            .ok_or(FabricError::BadKey)
+    }
+
     fn slot(&self, who: Identity, key: RemoteKey) -> Result<&Slot, FabricError> {
         let slot = self.used.get(key.slot as usize).and_then(Option::as_ref);
         slot.filter(|s| s.nonce == key.nonce && s.to == who)
@@ -310,6 +372,7 @@ impl Region {
             to,
             grant,
             region,
+            registered: Vec::new(),
         });
         grants.by_slot.insert(slot, (to, access));
         if access == Access::ReadWrite {
@@ -368,13 +431,28 @@ impl Region {
         inside.then_some(()).ok_or(FabricError::OutOfBounds)
     }
 
-    /// Zeros a range and gives its whole pages back.
+    /// Zeros a range and gives its whole pages back; those of a region with
+    /// which RDMA devices work are only zeroed, for the devices would go on
+    /// with the old ones.
     ///
     /// # Errors
     /// `OutOfBounds`; `Local` where the system refuses.
     pub fn zero(&self, range: Range<u64>) -> Result<(), FabricError> {
         self.check(&range)?;
-        punch(&self.0.fd, &range).map_err(|e| FabricError::local("freeing registered memory", e))
+        let region = &*self.0;
+        match region.pins.if_none(|| punch(&region.fd, &range)) {
+            Some(done) => done.map_err(|e| FabricError::local("freeing registered memory", e)),
+            None => self.overwrite(range),
+        }
+    }
+
+    fn overwrite(&self, range: Range<u64>) -> Result<(), FabricError> {
+        let zeros = [0; 64 << 10];
+        for at in range.clone().step_by(zeros.len()) {
+            let len = (range.end - at).min(zeros.len() as u64);
+            self.write(at, &zeros[..len as usize])?;
+        }
+        Ok(())
     }
 
     /// Commits the pages of a range now.

@@ -8,7 +8,7 @@ use crate::handshake;
 use crate::listen::Entry;
 use crate::server::{Answers, Hub, Responder, Service};
 use crate::stream::{Deadline, Stream, Wait, send, send_frame};
-use crate::{FabricError, Memory};
+use crate::{Backend, FabricError, Memory, verbs};
 use proto::Identity;
 use rustix::fd::OwnedFd;
 use rustix::net::{Shutdown, shutdown};
@@ -82,7 +82,7 @@ impl Answers for Port {
 /// Serves one connection until it ends.
 pub(crate) fn serve(
     socket: &Arc<OwnedFd>,
-    over_unix: bool,
+    carrier: Backend,
     hub: &Arc<Hub>,
     service: Arc<dyn Service>,
     entry: &Entry,
@@ -91,6 +91,9 @@ pub(crate) fn serve(
     let who = handshake::admit(&mut stream, &hub.key, &hub.met(), &Deadline::after(LIMIT))?;
     entry.is_known();
     stream.name = who.to_string();
+    if carrier == Backend::Verbs {
+        return verbs::serve(stream, socket, who, hub, service);
+    }
     let port = Arc::new(Port {
         socket: socket.clone(),
         name: who.to_string(),
@@ -103,7 +106,7 @@ pub(crate) fn serve(
         who,
         memory: hub.memory.clone(),
         service,
-        over_unix,
+        over_unix: carrier == Backend::Shm,
         body: Vec::new(),
         data: Vec::new(),
     };

@@ -6,7 +6,7 @@ use crate::dial::Address;
 use crate::frame::Outcome;
 use crate::handshake::Met;
 use crate::listen::{self, Listener};
-use crate::{ClusterKey, FabricError, Memory, sim};
+use crate::{ClusterKey, FabricError, Memory, sim, verbs};
 use proto::{Identity, wire};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -95,6 +95,7 @@ pub(crate) struct Hub {
     pub(crate) memory: Memory,
     present: Mutex<HashMap<Identity, Arc<Mutex<u32>>>>,
     pub(crate) sockets: listen::Sockets,
+    pub(crate) domains: verbs::Domains,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -155,11 +156,12 @@ impl Drop for Presence {
 }
 
 impl Server {
-    /// Listens on `shm:PATH`, `tcp:HOST:PORT` (0: any free port) and
-    /// `sim:NETWORK/NAME` addresses.
+    /// Listens on `shm:PATH`, `tcp:HOST:PORT` (0: any free port),
+    /// `verbs:HOST:PORT` and `sim:NETWORK/NAME` addresses.
     ///
     /// # Errors
-    /// An address that is malformed or in use, naming it.
+    /// An address that is malformed or in use, naming it; `Local` for a
+    /// `verbs` address where there is no RDMA device.
     pub fn bind(
         listen: &[String],
         identity: Identity,
@@ -168,6 +170,7 @@ impl Server {
         let bind = |text: &String| match Address::parse(text)? {
             Address::Shm(path) => listen::bind_unix(path, text),
             Address::Tcp(place) => listen::bind_tcp(place, text),
+            Address::Verbs(place) => listen::bind_verbs(place, text),
             Address::Sim(place) => sim::bind(place, text).map(Listener::Sim),
         };
         let listeners = listen.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
@@ -178,6 +181,7 @@ impl Server {
             memory: Memory::new()?,
             present: Mutex::default(),
             sockets: listen::Sockets::new(),
+            domains: verbs::Domains::default(),
         };
         Ok(Server {
             hub: Arc::new(hub),

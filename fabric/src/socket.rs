@@ -16,6 +16,7 @@ use crate::stream::{Deadline, Stream, Wait};
 use crate::window::{Fetch, Window, views_of};
 use crate::{Backend, Credential, FabricError, Segment};
 use proto::addr::{RemoteAddr, RemoteKey};
+use rustix::fd::OwnedFd;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -50,20 +51,33 @@ impl SocketLink {
         fd_floor: Option<i32>,
         deadline: &Deadline,
     ) -> Result<(SocketLink, Met), FabricError> {
-        let mut fd = address.connect(text, deadline)?;
-        if let Some(floor) = fd_floor {
-            fd = host::descriptor::raise(fd, floor)
-                .map_err(|e| FabricError::local(&format!("a descriptor above {floor}"), e))?;
-        }
-        let mut stream = Stream::new(Arc::new(fd), text.to_owned());
-        let met = handshake::greet(&mut stream, credential, deadline)?;
+        let (_, stream, met) = meet(text, address, credential, fd_floor, deadline)?;
         let me = credential.identity;
         let window = (address.backend() == Backend::Shm)
             .then(|| Window::new(views_of(met.instance, me), me));
-        stream.name = format!("{} ({text})", met.identity);
         let channel = Channel::new(stream);
         Ok((SocketLink { channel, window }, met))
     }
+}
+
+/// Connects a socket, and finds out who is there.
+pub(crate) fn meet(
+    text: &str,
+    address: &Address<'_>,
+    credential: &Credential,
+    fd_floor: Option<i32>,
+    deadline: &Deadline,
+) -> Result<(Arc<OwnedFd>, Stream, Met), FabricError> {
+    let mut fd = address.connect(text, deadline)?;
+    if let Some(floor) = fd_floor {
+        fd = host::descriptor::raise(fd, floor)
+            .map_err(|e| FabricError::local(&format!("a descriptor above {floor}"), e))?;
+    }
+    let fd = Arc::new(fd);
+    let mut stream = Stream::new(fd.clone(), text.to_owned());
+    let met = handshake::greet(&mut stream, credential, deadline)?;
+    stream.name = format!("{} ({text})", met.identity);
+    Ok((fd, stream, met))
 }
 
 /// A channel as the window fetches mappings over it.

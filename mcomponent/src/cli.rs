@@ -12,8 +12,8 @@ use std::path::PathBuf;
 #[derive(Parser, Clone, Debug)]
 #[command(version, about, verbatim_doc_comment)]
 pub struct Cli {
-    /// Where to listen: shm:PATH (a Unix socket, this host only) or
-    /// tcp:HOST:PORT (port 0: any); may be repeated, best first.
+    /// Where to listen: shm:PATH (a Unix socket, this host only),
+    /// tcp:HOST:PORT or verbs:HOST:PORT (port 0: any); may be repeated, best first.
     #[arg(long, required = true, value_name = "ADDR")]
     pub listen: Vec<String>,
     /// Where gmm listens; may be repeated, best first.

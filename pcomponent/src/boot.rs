@@ -47,7 +47,10 @@ pub(crate) fn options(choice: &str, emulate: Option<&str>) -> Result<Options, St
         "auto" => BackendChoice::Auto,
         "shm" => BackendChoice::Shm,
         "tcp" => BackendChoice::Tcp,
-        other => return Err(format!("--fabric {other}: give auto, shm or tcp")),
+        "verbs" => BackendChoice::Verbs,
+        other => {
+            return Err(format!("--fabric {other}: give auto, shm, tcp or verbs"));
+        }
     };
     let emulation = emulate
         .map(|text| {

@@ -29,7 +29,7 @@ pub(crate) enum Role {
 /// Options of the manager.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ManagerArgs {
-    /// Where gmm listens (shm:PATH or tcp:HOST:PORT); may be repeated.
+    /// Where gmm listens (shm:PATH, tcp:HOST:PORT or verbs:HOST:PORT); may be repeated.
     #[arg(long, required = true)]
     pub gmm: Vec<String>,
     /// The testbed's cluster key (a file of mode 0600, made by `testbed`).
@@ -41,7 +41,7 @@ pub(crate) struct ManagerArgs {
     /// Unix socket on which programs are started.
     #[arg(long)]
     pub control: PathBuf,
-    /// How processes reach other components: auto, shm or tcp.
+    /// How processes reach other components: auto, shm, tcp or verbs.
     #[arg(long, default_value = "auto")]
     pub fabric: String,
     /// Emulated network, e.g. latency=3us,bandwidth=40Gbit.

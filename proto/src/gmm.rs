@@ -15,7 +15,8 @@ pub struct NodeInfo {
     pub name: String,
     /// Its current start.
     pub generation: Generation,
-    /// Where it listens, best first: `shm:PATH`, `tcp:HOST:PORT`.
+    /// Where it listens, best first: `shm:PATH`, `tcp:HOST:PORT`,
+    /// `verbs:HOST:PORT`.
     pub addrs: Vec<String>,
     /// The host it runs on (the kernel's boot id): shm links need equality.
     pub host: String,

@@ -187,7 +187,7 @@ fn locked_memory() -> Finding {
     let seen = limit.map_or("unlimited".to_owned(), bytes);
     Finding::ok(
         "locked memory (RLIMIT_MEMLOCK)",
-        format!("{seen}; shm and tcp lock none"),
+        format!("{seen}; shm and tcp lock none, verbs locks granted memory"),
     )
 }
 
@@ -248,7 +248,9 @@ fn processors() -> Finding {
 }
 
 fn network() -> Vec<Finding> {
-    vec![sockets(), rdma_devices(), verbs_library()]
+    let mut all = vec![sockets()];
+    all.extend(fabric::verbs::probe());
+    all
 }
 
 /// Makes a run directory as `testbed run` does, with a socket in it.
@@ -274,52 +276,6 @@ fn sockets() -> Finding {
             "components can't meet, nothing starts",
             "set XDG_RUNTIME_DIR to a directory of yours, or make /tmp writable",
         ),
-    }
-}
-
-const RDMA_LOST: &str = "no RDMA: components meet over shared memory and TCP";
-
-fn rdma_devices() -> Finding {
-    const NAME: &str = "RDMA devices";
-    let entries = std::fs::read_dir("/sys/class/infiniband")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let names: Vec<String> = entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    if !names.is_empty() {
-        return Finding::ok(NAME, names.join(", "));
-    }
-    let cure = "none is needed yet: the verbs backend is to come. A device, or soft-RoCE: \
-                modprobe rdma_rxe; rdma link add rxe0 type rxe netdev DEVICE";
-    Finding::lacking(
-        NAME,
-        Level::Degraded,
-        "none in /sys/class/infiniband",
-        RDMA_LOST,
-        cure,
-    )
-}
-
-fn verbs_library() -> Finding {
-    const NAME: &str = "libibverbs";
-    const PLACES: [&str; 4] = [
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib64",
-        "/usr/lib",
-        "/lib/x86_64-linux-gnu",
-    ];
-    let found = PLACES
-        .iter()
-        .map(|dir| Path::new(dir).join("libibverbs.so.1"));
-    match found.into_iter().find(|path| path.exists()) {
-        Some(path) => Finding::ok(NAME, path.display().to_string()),
-        None => {
-            let cure = "none is needed yet: the verbs backend is to come. Debian: apt-get \
-                        install libibverbs1";
-            Finding::lacking(NAME, Level::Degraded, "not found", RDMA_LOST, cure)
-        }
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) enum Fabric {
     Shm,
     /// TCP on the loopback interface.
     Tcp,
+    /// RDMA: an InfiniBand, RoCE or soft-RoCE device (see `testbed doctor`).
+    Verbs,
 }
 
 impl Fabric {
@@ -27,6 +29,7 @@ impl Fabric {
             Fabric::Auto => "auto",
             Fabric::Shm => "shm",
             Fabric::Tcp => "tcp",
+            Fabric::Verbs => "verbs",
         }
     }
 
@@ -36,6 +39,7 @@ impl Fabric {
             Fabric::Auto => BackendChoice::Auto,
             Fabric::Shm => BackendChoice::Shm,
             Fabric::Tcp => BackendChoice::Tcp,
+            Fabric::Verbs => BackendChoice::Verbs,
         }
     }
 
@@ -47,9 +51,11 @@ impl Fabric {
                 format!("shm:{}", directory.join(format!("{name}.sock")).display())
             }
             (Fabric::Tcp, None) => "tcp:127.0.0.1:0".to_owned(),
+            (Fabric::Verbs, None) => "verbs:127.0.0.1:0".to_owned(),
             (Fabric::Tcp | Fabric::Auto, Some(address)) => {
                 format!("tcp:{}:0", bracketed(address))
             }
+            (Fabric::Verbs, Some(address)) => format!("verbs:{}:0", bracketed(address)),
         }
     }
 }

@@ -4,11 +4,16 @@ use fabric::{
     Access, BackendChoice, ClusterKey, Connection, Credential, FabricError, Memory, Options, Peer,
     Region, Responder, Segment, Server, Service,
 };
+use host::probe::Level;
 use proto::addr::{RemoteAddr, RemoteKey};
 use proto::{Identity, ProcessId};
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Makes machines without RDMA fail.
+const REQUIRE: &str = "SPLITKERNEL_REQUIRE_VERBS";
 
 /// A backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +21,7 @@ pub(crate) enum Kind {
     Shm,
     Tcp,
     Sim,
+    Verbs,
 }
 
 impl Kind {
@@ -24,7 +30,27 @@ impl Kind {
             Kind::Shm => BackendChoice::Shm,
             Kind::Tcp => BackendChoice::Tcp,
             Kind::Sim => BackendChoice::Auto,
+            Kind::Verbs => BackendChoice::Verbs,
         }
+    }
+
+    /// Whether this machine has it. One without RDMA skips those tests and
+    /// says so, unless `SPLITKERNEL_REQUIRE_VERBS` is 1.
+    pub(crate) fn is_here(self) -> bool {
+        if self != Kind::Verbs {
+            return true;
+        }
+        let Some(missing) = fabric::verbs::probe()
+            .into_iter()
+            .find(|f| f.level != Level::Ok)
+        else {
+            return true;
+        };
+        let required = std::env::var(REQUIRE).is_ok_and(|value| value == "1");
+        assert!(!required, "{REQUIRE} is set: {missing}");
+        // Past the capture of a test's output.
+        let _ = writeln!(std::io::stderr(), "SKIPPED, no RDMA: {missing}");
+        false
     }
 
     /// An address of this kind that nobody uses.
@@ -32,6 +58,7 @@ impl Kind {
         match self {
             Kind::Shm => format!("shm:{}/socket", dir.path().display()),
             Kind::Tcp => "tcp:127.0.0.1:0".to_owned(),
+            Kind::Verbs => "verbs:127.0.0.1:0".to_owned(),
             Kind::Sim => format!(
                 "sim:{}/server",
                 dir.path().display().to_string().replace('/', "-")

@@ -15,6 +15,7 @@ pub(crate) fn the_two_know_each_other(kind: Kind) {
         Kind::Shm => Backend::Shm,
         Kind::Tcp => Backend::Tcp,
         Kind::Sim => Backend::Sim,
+        Kind::Verbs => Backend::Verbs,
     };
     assert_eq!(alice.backend(), backend);
     let registered = Identity::Node(NodeId(4), Generation(2));
@@ -58,6 +59,7 @@ pub(crate) fn nobody_is_there(kind: Kind) {
         Kind::Shm | Kind::Sim => addrs[0].clone(),
         // Port 1 of this host: nothing listens there.
         Kind::Tcp => "tcp:127.0.0.1:1".to_owned(),
+        Kind::Verbs => "verbs:127.0.0.1:1".to_owned(),
     };
     let opened = Connection::open(&[address.clone()], &bed.credential(ALICE), &bed.options());
     let error = opened.err().expect("somebody answered");

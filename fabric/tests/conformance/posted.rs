@@ -106,6 +106,54 @@ pub(crate) fn what_is_refused_is_told_at_completion(kind: Kind) {
     );
 }
 
+/// Of several operations under way one is refused, under a key that was good:
+/// the others are carried out, and so are calls.
+pub(crate) fn what_surrounds_a_refused_operation_is_done(kind: Kind) {
+    let bed = Bed::new(kind);
+    let (region, good) = bed.granted(1 << 20, ALICE, Access::ReadWrite);
+    let mut alice = bed.connect(ALICE);
+    for round in 1..=5u8 {
+        let bad = region.grant(ALICE, 0..8192, Access::ReadWrite).unwrap();
+        alice.write(&segment(bad, 0, 8), &[round; 8]).unwrap();
+        let mut tickets = vec![alice.post(Work::Call(vec![THREAD, round])).unwrap()];
+        region.revoke(bad);
+        for key in [good, bad, good, bad, good] {
+            let at = segment(key, 4096, 4096).to_vec();
+            let write = Work::Write(at.clone(), vec![round; 4096]);
+            tickets.push(alice.post(write).unwrap());
+            tickets.push(alice.post(Work::Read(at, vec![0; 4096])).unwrap());
+        }
+        let results: Vec<_> = tickets.into_iter().map(|t| alice.complete(t)).collect();
+        assert_eq!(results[0], Ok(vec![THREAD, round]));
+        for (n, result) in results[1..].iter().enumerate() {
+            let expected = match n / 2 {
+                1 | 3 => Err(FabricError::BadKey),
+                _ => Ok(vec![round; 4096]),
+            };
+            assert_eq!(*result, expected, "operation {n} of round {round}");
+        }
+    }
+    assert!(!alice.is_broken());
+}
+
+/// Both directions are full at a time.
+pub(crate) fn long_calls_are_posted_at_once(kind: Kind) {
+    let bed = Bed::new(kind);
+    let mut alice = bed.connect(ALICE);
+    let request = |n: u8, how: u8| {
+        let mut request = vec![n; 300_000 + usize::from(n)];
+        request[0] = how;
+        request
+    };
+    for how in [ECHO, THREAD] {
+        let post = |n| alice.post(Work::Call(request(n, how))).unwrap();
+        let tickets: Vec<_> = (0..8).map(post).collect();
+        for (n, ticket) in tickets.into_iter().enumerate().rev() {
+            assert!(alice.complete(ticket).unwrap() == request(n as u8, how));
+        }
+    }
+}
+
 pub(crate) fn what_cannot_be_posted_is_refused_at_once(kind: Kind) {
     let bed = Bed::new(kind);
     let (_region, key) = bed.granted(8 << 20, ALICE, Access::ReadWrite);

@@ -353,7 +353,12 @@ impl crate::plan::Fabric {
     fn bench_addresses(self, place: &Path) -> Vec<String> {
         let one = |fabric: Self| fabric.listen(place, "bench", None);
         match self {
-            Self::Auto => vec![one(Self::Shm), one(Self::Tcp)],
+            Self::Auto => {
+                let able = |found: &host::probe::Finding| found.level == host::probe::Level::Ok;
+                let rdma = fabric::verbs::probe().iter().all(able);
+                let verbs = rdma.then(|| one(Self::Verbs));
+                [one(Self::Shm), one(Self::Tcp)].into_iter().chain(verbs).collect()
+            }
             chosen => vec![one(chosen)],
         }
     }

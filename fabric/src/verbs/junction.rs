@@ -1,0 +1,170 @@
+//! Where the threads of one end wait for what its device and its control
+//! connection tell.
+//!
+//! Of several threads (a server's connection thread, and others that answer)
+//! one leads: it polls for a while, then arms the completion queue, looks once
+//! more, and sleeps until an event comes. The others wait until it has found
+//! something, and lead in their turn.
+
+use super::objects::CompletionQueue;
+use super::state::State;
+use super::transfers::Held;
+use crate::FabricError;
+use crate::stream::Deadline;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use std::num::NonZero;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+/// A thread that does not lead looks at its own deadline so often.
+const LOOKS: Duration = Duration::from_millis(100);
+
+/// Looks before the CPU is given away, where there are others: a device of
+/// hardware answers within them.
+const POLLS: u32 = 8;
+
+/// One end of a connection as its threads share it.
+pub(crate) struct Junction {
+    state: Mutex<State>,
+    changed: Condvar,
+    // After the state, whose queue pairs refer to it.
+    queue: Arc<CompletionQueue>,
+    control: Arc<OwnedFd>,
+    name: String,
+    polls: u32,
+}
+
+/// Why a wait ended.
+pub(crate) enum Woken<T> {
+    Done(T),
+    /// The control connection has something, or was closed.
+    Control,
+}
+
+impl Junction {
+    pub(crate) fn new(
+        state: State,
+        queue: Arc<CompletionQueue>,
+        control: Arc<OwnedFd>,
+        name: String,
+    ) -> Junction {
+        Junction {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            queue,
+            control,
+            name,
+            polls: polls(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what has come, then asks `step`, until that gives something,
+    /// or `watch` holds of the control connection.
+    pub(crate) fn wait<T>(
+        &self,
+        deadline: Option<&Deadline>,
+        watch: PollFlags,
+        held: &mut Held<'_>,
+        mut step: impl FnMut(&mut State, &Held<'_>) -> Result<Option<T>, FabricError>,
+    ) -> Result<Woken<T>, FabricError> {
+        let mut attempt = self.state().spin.begin();
+        loop {
+            let mut state = self.state();
+            for _ in 0..self.polls {
+                if state.progress(&self.queue, &self.name, held)? {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            if !state.led && attempt.is_over() {
+                // What came before it was armed makes no event.
+                self.queue.arm()?;
+                state.progress(&self.queue, &self.name, held)?;
+            }
+            if let Some(done) = step(&mut state, held)? {
+                state.spin.end(&attempt);
+                self.changed.notify_all();
+                return Ok(Woken::Done(done));
+            }
+            if state.led {
+                self.follow(state, deadline)?;
+            } else if attempt.is_over() {
+                if self.lead(state, deadline, watch)? {
+                    return Ok(Woken::Control);
+                }
+            } else {
+                drop(state);
+                attempt.again();
+            }
+        }
+    }
+
+    /// Waits until the leader has found something.
+    fn follow(
+        &self,
+        state: MutexGuard<'_, State>,
+        deadline: Option<&Deadline>,
+    ) -> Result<(), FabricError> {
+        let left = deadline.map_or(Ok(LOOKS), |d| d.left(&self.name))?;
+        drop(self.changed.wait_timeout(state, left.min(LOOKS)));
+        Ok(())
+    }
+
+    /// Sleeps until something has come; whether to the control connection.
+    fn lead(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        deadline: Option<&Deadline>,
+        watch: PollFlags,
+    ) -> Result<bool, FabricError> {
+        state.led = true;
+        drop(state);
+        let slept = self.sleep(deadline, watch);
+        self.state().led = false;
+        self.queue.take_events();
+        self.changed.notify_all();
+        slept
+    }
+
+    fn sleep(&self, deadline: Option<&Deadline>, watch: PollFlags) -> Result<bool, FabricError> {
+        let left = deadline.map(|d| d.left(&self.name)).transpose()?;
+        let time = left.map(|left| Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.queue.channel().as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.control.as_fd(), watch),
+        ];
+        match poll(&mut fds, time.as_ref()) {
+            Ok(_) => Ok(!fds[1].revents().is_empty()),
+            Err(Errno::INTR) => Ok(false),
+            Err(e) => Err(FabricError::broken(&self.name, e)),
+        }
+    }
+}
+
+/// On one CPU the device, or the peer, gets nothing done while we poll.
+fn polls() -> u32 {
+    static CPUS: OnceLock<usize> = OnceLock::new();
+    let cpus = CPUS.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
+    if *cpus > 1 { POLLS } else { 1 }
+}
+
+impl Drop for Junction {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.close(&self.queue);
+    }
+}
