@@ -23,6 +23,7 @@ mod signals;
 mod standing;
 mod stats;
 mod table;
+mod vm;
 
 use clap::Parser;
 use ending::Ending;
@@ -67,6 +68,8 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Demo(args) => demo::run(&args),
         cli::Command::Bench { what } => bench::run(&what),
         cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
+        cli::Command::Vm { what } => vm::run(&what),
+        cli::Command::VmSupervise { name } => vm::supervise(&name),
         cli::Command::Supervise { name } => standing::supervise(&name),
     }
 }
