@@ -1,6 +1,7 @@
 //! One machine: QEMU's arguments, its process, and what its console says.
 
 use super::image::Image;
+use crate::component::wait_all;
 use anyhow::{Context, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -9,9 +10,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// The program.
 pub(super) const QEMU: &str = "qemu-system-x86_64";
+
+/// How long a kernel may take to its first word under KVM; it takes 0.1 s.
+const KVM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How machines are run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,15 +33,42 @@ pub(super) enum Acceleration {
 
 impl Acceleration {
     /// The best that this host has.
-    pub(super) fn find() -> Acceleration {
+    pub(super) fn find(kernel: &Path) -> Acceleration {
         let kvm = File::options().read(true).write(true).open("/dev/kvm");
-        if kvm.is_ok() {
+        if kvm.is_ok() && kvm_works(kernel) {
             return Acceleration::Kvm;
         }
         let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let khz = khz(&cpus).unwrap_or(2_000_000);
         Acceleration::Tcg { khz }
     }
+}
+
+/// Whether a kernel comes to speak under KVM: the device may be there and the
+/// machine hang all the same, where this host is itself a virtual machine.
+fn kvm_works(kernel: &Path) -> bool {
+    let mut command = Command::new(QEMU);
+    command.args([
+        "-accel", "kvm", "-cpu", "host", "-M", "microvm", "-m", "256",
+    ]);
+    command
+        .arg("-kernel")
+        .arg(kernel)
+        .args(["-append", "console=ttyS0 panic=-1"]);
+    command.args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"]);
+    command.args(["-serial", "stdio"]).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    host::child::tie(&mut command);
+    let Ok(mut child) = command.spawn() else {
+        return false;
+    };
+    let mut byte = [0];
+    let spoke = child.stdout.as_mut().is_some_and(|out| {
+        wait_all(&[out.as_fd()], KVM_DEADLINE) && matches!(out.read(&mut byte), Ok(1))
+    });
+    let _ = child.kill();
+    let _ = child.wait();
+    spoke
 }
 
 /// The first processor's clock, of /proc/cpuinfo.

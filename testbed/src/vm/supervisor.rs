@@ -96,10 +96,10 @@ impl Supervisor {
         let switch = UnixListener::bind(switch_socket(directory)).context("the switch")?;
         let thread = std::thread::Builder::new().name("switch".to_owned());
         thread.spawn(move || Switch::default().listen(&switch))?;
-        let acceleration = Acceleration::find();
+        let acceleration = Acceleration::find(&image.kernel);
         let how = match acceleration {
             Acceleration::Kvm => "hardware acceleration",
-            Acceleration::Tcg { .. } => "software emulation: no /dev/kvm",
+            Acceleration::Tcg { .. } => "software emulation: no working /dev/kvm",
         };
         say(&format!("booting {} machines ({how})", nodes.len()))?;
         let state = state_directory(&self.standing.name)?;
