@@ -117,8 +117,21 @@ pub(crate) enum Command {
 pub(crate) enum Vm {
     /// Fetches what machines are made of: Debian's kernel and RDMA's libraries.
     Prepare,
-    /// Boots machines.
+    /// Boots machines and brings up a testbed on them, the processor, memory
+    /// and storage components each on its own: run programs with `testbed run
+    /// --on NAME`.
     Up(VmUpArgs),
+    /// Runs a command of a machine's own (busybox, rdma, perftest).
+    Exec {
+        /// Of which machines.
+        #[arg(long, default_value = "vm")]
+        name: String,
+        /// The machine: processor, memory, storage.
+        node: String,
+        /// The command.
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
     /// Shows machines.
     Status {
         /// Which.
@@ -170,6 +183,12 @@ pub(crate) struct VmUpArgs {
     /// The directory that programs see as `/`.
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub(crate) share: PathBuf,
+    /// What carries messages and pages between the machines.
+    #[arg(long, value_enum, default_value_t = Fabric::Verbs)]
+    pub(crate) fabric: Fabric,
+    /// Boots the machines and no testbed.
+    #[arg(long)]
+    pub(crate) machines_only: bool,
 }
 
 /// See [`Command::Bench`].

@@ -216,6 +216,7 @@ fn storage(entry: StorageEntry, directory: &Path) -> Result<Storage> {
         return Ok(Storage {
             name: entry.name,
             root: entry.root,
+            origin: None,
             host: entry.host,
         });
     }
@@ -224,6 +225,7 @@ fn storage(entry: StorageEntry, directory: &Path) -> Result<Storage> {
     Ok(Storage {
         name: entry.name,
         root: root.path().to_owned(),
+        origin: None,
         host: None,
     })
 }

@@ -151,6 +151,9 @@ pub(crate) struct Memory {
 pub(crate) struct Storage {
     pub(crate) name: String,
     pub(crate) root: PathBuf,
+    /// The same directory where it lies on the operator's machine, if it does.
+    #[serde(default)]
+    pub(crate) origin: Option<PathBuf>,
     #[serde(default)]
     pub(crate) host: Option<String>,
 }
@@ -181,6 +184,7 @@ impl Plan {
             storage: vec![Storage {
                 name: "s0".to_owned(),
                 root,
+                origin: None,
                 host: None,
             }],
             processors: vec![Processor {

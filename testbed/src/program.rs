@@ -64,11 +64,12 @@ pub(crate) struct Found {
 }
 
 impl Search {
-    /// For the program of a command line.
-    pub(crate) fn new(root: &Path, program: &[OsString]) -> Search {
+    /// For the program of a command line. `origin` is where the root lies on
+    /// this host, as far as the current directory is concerned.
+    pub(crate) fn new(root: &Path, origin: &Path, program: &[OsString]) -> Search {
         let name = program.first().map_or(OsStr::new(""), OsString::as_os_str);
         let path = std::env::var_os("PATH");
-        let here = Root(root.to_owned()).current_directory();
+        let here = Root(origin.to_owned()).current_directory();
         Search {
             root: root.as_os_str().as_bytes().to_vec(),
             name: name.as_bytes().to_vec(),

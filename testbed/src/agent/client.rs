@@ -231,7 +231,12 @@ impl Client {
     }
 
     /// Asks the testbed from there: JSON.
-    pub(crate) fn ask(&self, gmm: &[String], fabric: Fabric, question: Question) -> Result<Vec<u8>> {
+    pub(crate) fn ask(
+        &self,
+        gmm: &[String],
+        fabric: Fabric,
+        question: Question,
+    ) -> Result<Vec<u8>> {
         let gmm = gmm.to_vec();
         self.bytes(Request::Ask {
             gmm,

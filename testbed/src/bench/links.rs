@@ -357,7 +357,10 @@ impl crate::plan::Fabric {
                 let able = |found: &host::probe::Finding| found.level == host::probe::Level::Ok;
                 let rdma = fabric::verbs::probe().iter().all(able);
                 let verbs = rdma.then(|| one(Self::Verbs));
-                [one(Self::Shm), one(Self::Tcp)].into_iter().chain(verbs).collect()
+                [one(Self::Shm), one(Self::Tcp)]
+                    .into_iter()
+                    .chain(verbs)
+                    .collect()
             }
             chosen => vec![one(chosen)],
         }

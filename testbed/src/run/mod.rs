@@ -57,7 +57,7 @@ fn run_alone(args: &RunArgs, report: Reporter) -> Result<Ending> {
     let defaults = CacheConfig::default();
     let cache = shape::config(&args.cache, &defaults).map_err(anyhow::Error::msg)?;
     let root = Root::new(&args.root)?;
-    let found = Search::new(root.path(), &args.program).run()?;
+    let found = Search::new(root.path(), root.path(), &args.program).run()?;
     let spawn = found.spawn(&args.program, cache);
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let plan = Plan::for_run(args, root.path().to_owned());
@@ -83,7 +83,8 @@ fn run_alone(args: &RunArgs, report: Reporter) -> Result<Ending> {
 fn run_on(name: &str, args: &RunArgs, report: Reporter) -> Result<Ending> {
     let standing = Standing::find(name)?;
     let cache = shape::config(&args.cache, &standing.cache).map_err(anyhow::Error::msg)?;
-    let found = standing.find_program(Search::new(&standing.root, &args.program))??;
+    let origin = standing.origin.as_ref().unwrap_or(&standing.root);
+    let found = standing.find_program(Search::new(&standing.root, origin, &args.program))??;
     let spawn = found.spawn(&args.program, cache);
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let place = Place {

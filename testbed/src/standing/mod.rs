@@ -12,7 +12,7 @@ mod proxy;
 mod status;
 mod supervisor;
 
-pub(crate) use client::{down, up};
+pub(crate) use client::{bring_up, down, up};
 pub(crate) use logs::logs;
 pub(crate) use status::{list, status};
 pub(crate) use supervisor::supervise;
@@ -54,6 +54,9 @@ pub(crate) struct Standing {
     fabric: crate::plan::Fabric,
     /// What programs see as `/`.
     pub(crate) root: PathBuf,
+    /// Where that is on the operator's machine, if it is another one's.
+    #[serde(default)]
+    pub(crate) origin: Option<PathBuf>,
     /// Bytes of all memory components.
     pub(crate) memory: u64,
     /// The cache of programs that ask for nothing else.

@@ -3,6 +3,7 @@
 //! nothing is installed and no network of the host is touched.
 
 mod cpio;
+mod deploy;
 mod image;
 mod kernel;
 mod modules;
@@ -18,14 +19,17 @@ use crate::component::wait_all;
 use crate::ending::Ending;
 use crate::out::{show, warn};
 use crate::places::{self, check_name};
+use crate::standing;
 use crate::table::{bytes, text};
 use anyhow::{Context, Result, anyhow, bail};
 use qemu::Node;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -61,6 +65,11 @@ pub(crate) fn run(what: &Vm) -> Result<Ending> {
         Vm::Up(args) => up(args),
         Vm::Status { name, json } => status(name, *json),
         Vm::Console { name, node } => console(name, node),
+        Vm::Exec {
+            name,
+            node,
+            command,
+        } => execute(name, node, command),
         Vm::Kill { name, node } => kill(name, node),
         Vm::Down { name } => down(name),
     }
@@ -146,6 +155,15 @@ fn up(args: &VmUpArgs) -> Result<Ending> {
         let _ = std::fs::remove_file(state.join(WHERE));
         return Err(why);
     }
+    if !args.machines_only {
+        progress("bringing the testbed up on them");
+        let brought = deploy::description(&standing, args.fabric)
+            .and_then(|description| standing::bring_up(&description));
+        if let Err(why) = brought {
+            let _ = down(name);
+            return Err(why);
+        }
+    }
     show(&format!(
         "machines {name:?} are up: {}\nlook at them:   testbed vm status {name}\ntake them down: \
          testbed vm down {name}\n",
@@ -200,7 +218,7 @@ fn describe(args: &VmUpArgs) -> Result<Standing> {
         Node {
             console: state.join(format!("{name}.log")),
             // Files are where the storage component is.
-            share: (name == "storage").then(|| share.clone()),
+            share: (number == args.nodes.min(3)).then(|| share.clone()),
             name,
             number,
             directory: directory.clone(),
@@ -246,6 +264,12 @@ fn start_supervisor(name: &str, state: &Path) -> Result<()> {
         "the supervisor ended without a word; see {}",
         state.display()
     )
+}
+
+fn execute(name: &str, node: &str, command: &[OsString]) -> Result<Ending> {
+    let standing = Standing::read(name)?;
+    let command = command.iter().map(|word| word.as_bytes().to_vec());
+    deploy::execute(standing.node(node)?, command.collect())
 }
 
 fn status(name: &str, json: bool) -> Result<Ending> {
@@ -308,6 +332,8 @@ fn kill(name: &str, node: &str) -> Result<Ending> {
 fn down(name: &str) -> Result<Ending> {
     let standing = Standing::read(name)?;
     let state = state_directory(name)?;
+    // The testbed on them first, in good order, where there is one.
+    let _ = standing::down(name);
     if let Ok(supervisor) = standing.tell("down") {
         let peer = rustix::net::sockopt::socket_peercred(&supervisor).context("who it is")?;
         let process = pidfd_open(peer.pid, PidfdFlags::empty());

@@ -81,7 +81,11 @@ fn streams_statuses_and_signals_pass_through() {
 
     // More than all buffers between here and there hold, both ways.
     let mut cat = rig.testbed(&["run", "--on", "lab", "--", "busybox", "cat"]);
-    let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut cat = cat
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let (mut input, mut output) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
     let sent: Vec<u8> = (0..8_000_000_u32).map(|n| (n % 251) as u8).collect();
     let copy = sent.clone();
@@ -129,7 +133,10 @@ fn an_agent_that_is_killed_takes_its_components_with_it() {
     agents.iter().for_each(|pid| kill(*pid));
     expect_failure(program, &["m0", "lost"]);
     rig.expect_nothing_left(2);
-    let log = rig.testbed(&["logs", "lab", "supervisor"]).output().unwrap();
+    let log = rig
+        .testbed(&["logs", "lab", "supervisor"])
+        .output()
+        .unwrap();
     assert!(said(&log).contains("mcomponent m0"), "{}", said(&log));
     down_leaves_nothing(&rig);
 }
