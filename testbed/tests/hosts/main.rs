@@ -58,6 +58,18 @@ fn three_hosts_count_words_as_one() {
     for heading in ["==> supervisor <==", "==> gmm <==", "==> m0 <=="] {
         assert!(said(&logs).contains(heading), "{}", said(&logs));
     }
+    let command = [
+        "exec",
+        "lab",
+        "n2",
+        "--",
+        "sh",
+        "-c",
+        "ip -br address; exit 3",
+    ];
+    let exec = rig.testbed(&command).output().unwrap();
+    assert_eq!(exec.status.code(), Some(3));
+    assert!(said(&exec).contains(&rig.address(2)), "{}", said(&exec));
     let unknown = rig.testbed(&["logs", "lab", "m7"]).output().unwrap();
     assert!(!unknown.status.success() && said(&unknown).contains("m0"));
 
@@ -81,7 +93,11 @@ fn streams_statuses_and_signals_pass_through() {
 
     // More than all buffers between here and there hold, both ways.
     let mut cat = rig.testbed(&["run", "--on", "lab", "--", "busybox", "cat"]);
-    let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut cat = cat
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let (mut input, mut output) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
     let sent: Vec<u8> = (0..8_000_000_u32).map(|n| (n % 251) as u8).collect();
     let copy = sent.clone();
@@ -129,7 +145,10 @@ fn an_agent_that_is_killed_takes_its_components_with_it() {
     agents.iter().for_each(|pid| kill(*pid));
     expect_failure(program, &["m0", "lost"]);
     rig.expect_nothing_left(2);
-    let log = rig.testbed(&["logs", "lab", "supervisor"]).output().unwrap();
+    let log = rig
+        .testbed(&["logs", "lab", "supervisor"])
+        .output()
+        .unwrap();
     assert!(said(&log).contains("mcomponent m0"), "{}", said(&log));
     down_leaves_nothing(&rig);
 }

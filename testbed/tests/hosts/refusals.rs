@@ -34,13 +34,22 @@ fn a_host_that_is_not_there() {
     expect_refusal(
         &rig,
         &(usual(&rig) + &wrong),
-        &["host n2", "connecting by ssh", "no-such-host.invalid", "correct the name"],
+        &[
+            "host n2",
+            "connecting by ssh",
+            "no-such-host.invalid",
+            "correct the name",
+        ],
     );
     let nobody = rig.host(2, "").replace(
         &format!("ssh = \"root@{}\"", rig.address(2)),
         &format!("ssh = \"root@{}:23\"", rig.address(2)),
     );
-    expect_refusal(&rig, &(usual(&rig) + &nobody), &["host n2", "refused", "runs sshd"]);
+    expect_refusal(
+        &rig,
+        &(usual(&rig) + &nobody),
+        &["host n2", "refused", "runs sshd"],
+    );
 }
 
 #[test]
@@ -105,7 +114,11 @@ fn directories_that_do_not_do() {
     expect_refusal(
         &rig,
         &(usual(&rig) + &no_directory),
-        &["host n2", "making the directory /dev/null/bin", "give another"],
+        &[
+            "host n2",
+            "making the directory /dev/null/bin",
+            "give another",
+        ],
     );
     expect_refusal(
         &rig,

@@ -35,7 +35,10 @@ pub(crate) fn able() -> bool {
     if lacks.is_empty() {
         return true;
     }
-    let why = format!("testbeds over ssh are not tested: this machine lacks {}", lacks.join(", "));
+    let why = format!(
+        "testbeds over ssh are not tested: this machine lacks {}",
+        lacks.join(", ")
+    );
     assert!(
         std::env::var_os("SPLITKERNEL_REQUIRE_SSH").is_none_or(|v| v != "1"),
         "{why}"
@@ -156,7 +159,10 @@ impl Rig {
         writeln!(text, "HostKey {shown}/{name}").unwrap();
         let keys = if odd.refuses { "none" } else { "user.pub" };
         writeln!(text, "AuthorizedKeysFile {shown}/{keys}").unwrap();
-        let sets = odd.path.iter().map(|path| format!(" PATH={}", path.display()));
+        let sets = odd
+            .path
+            .iter()
+            .map(|path| format!(" PATH={}", path.display()));
         let sets: String = sets.collect();
         writeln!(text, "SetEnv XDG_RUNTIME_DIR={shown}/n{host}{sets}").unwrap();
         let file = path.join(format!("{name}.conf"));
@@ -234,7 +240,9 @@ impl Rig {
     /// What `testbed up` says of a description.
     pub(crate) fn up(&self, hosts: &str) -> Output {
         let file = self.description(hosts);
-        self.testbed(&["up", file.to_str().unwrap()]).output().unwrap()
+        self.testbed(&["up", file.to_str().unwrap()])
+            .output()
+            .unwrap()
     }
 
     /// A testbed of three usual hosts, up.
@@ -252,9 +260,7 @@ impl Rig {
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.filter(|pid: &i32| {
             let read = |file| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            let has = |text: Vec<u8>, word: &str| {
-                String::from_utf8_lossy(&text).contains(word)
-            };
+            let has = |text: Vec<u8>, word: &str| String::from_utf8_lossy(&text).contains(word);
             has(read("environ"), &mark) && has(read("cmdline"), word)
         })
         .collect()
@@ -265,7 +271,10 @@ impl Rig {
         until(&format!("host n{host} is clean"), || {
             let entries = fs::read_dir(self.directory(host)).unwrap().flatten();
             let left = entries.filter(|entry| {
-                entry.file_name().to_string_lossy().starts_with("splitkernel-")
+                entry
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with("splitkernel-")
             });
             let clean = left.count() == 0 && self.processes(host, "").is_empty();
             clean.then_some(())
@@ -294,7 +303,11 @@ fn shared_binaries() -> PathBuf {
 
 fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().unwrap();
-    assert!(output.status.success(), "ip {arguments:?}: {}", said(&output));
+    assert!(
+        output.status.success(),
+        "ip {arguments:?}: {}",
+        said(&output)
+    );
 }
 
 /// Both outputs, for messages.
