@@ -76,10 +76,10 @@ pub(super) struct Answers {
 impl Answers {
     /// Hears one client out; true if it wants the testbed to end. One that
     /// hangs up without a word only wanted to know whether we live.
-    pub(super) fn serve(&self, client: UnixStream) -> bool {
+    pub(super) fn serve(&self, client: &UnixStream) -> bool {
         let _ = client.set_read_timeout(Some(CLIENT_TIMEOUT));
         let mut line = Vec::new();
-        let heard = BufReader::new((&client).take(LONGEST)).read_until(b'\n', &mut line);
+        let heard = BufReader::new(client.take(LONGEST)).read_until(b'\n', &mut line);
         if heard.is_err() || line.is_empty() {
             return false;
         }
@@ -89,7 +89,7 @@ impl Answers {
             Err(why) => Err(format!("not a question: {why}")),
         };
         // One that did not wait for its answer needs none.
-        let _ = (&client).write_all(json!(answer).to_string().as_bytes());
+        let _ = { client }.write_all(json!(answer).to_string().as_bytes());
         false
     }
 
@@ -149,7 +149,8 @@ mod tests {
         let say = |what: Option<Ask>| {
             let (mut ours, theirs) = UnixStream::pair().unwrap();
             std::thread::scope(|scope| {
-                let served = scope.spawn(|| answers.serve(theirs));
+                let answers = &answers;
+                let served = scope.spawn(move || answers.serve(&theirs));
                 let said = what.map(|what| ask(&mut ours, &what));
                 drop(ours);
                 (served.join().unwrap(), said)
