@@ -174,7 +174,7 @@ impl Supervisor {
         };
         let (answers, down) = (self.answers.clone(), self.down.clone());
         let serve = move || {
-            if answers.serve(client) {
+            if answers.serve(&client) {
                 down.set();
             }
         };

@@ -58,6 +58,18 @@ fn three_hosts_count_words_as_one() {
     for heading in ["==> supervisor <==", "==> gmm <==", "==> m0 <=="] {
         assert!(said(&logs).contains(heading), "{}", said(&logs));
     }
+    let command = [
+        "exec",
+        "lab",
+        "n2",
+        "--",
+        "sh",
+        "-c",
+        "ip -br address; exit 3",
+    ];
+    let exec = rig.testbed(&command).output().unwrap();
+    assert_eq!(exec.status.code(), Some(3));
+    assert!(said(&exec).contains(&rig.address(2)), "{}", said(&exec));
     let unknown = rig.testbed(&["logs", "lab", "m7"]).output().unwrap();
     assert!(!unknown.status.success() && said(&unknown).contains("m0"));
 
