@@ -77,7 +77,10 @@ pub(crate) fn serve(
     };
     let _presence = hub.arrive(who, service);
     send(&stream, Kind::Attached, &answer.encode())?;
-    session.run(&mut stream)
+    let ended = session.run(&mut stream);
+    // Whoever keeps a responder keeps the socket: the peer must know.
+    let _ = shutdown(socket, Shutdown::Both);
+    ended
 }
 
 fn receive_attach(stream: &mut Stream) -> Result<Attach, FabricError> {
