@@ -58,12 +58,25 @@ fn serve_device(path: &Path, options: server::Options<'_>) -> Result<()> {
     loop {
         let device = File::options().read(true).write(true).open(path);
         let device = device.with_context(context)?;
+        await_somebody(&device)?;
         let writer = device.try_clone().with_context(context)?;
         if let Err(why) = server::serve(&mut Patient(device), Box::new(writer), options) {
             tracing::warn!("{why:#}");
         }
-        // Nobody may hold the other end: a read says so at once, again and again.
-        std::thread::sleep(RETRY);
+    }
+}
+
+/// Waits until a device has something to read. While nobody holds the other
+/// end, it says so at once, again and again.
+fn await_somebody(device: &File) -> Result<()> {
+    loop {
+        let mut waits = [PollFd::new(device, PollFlags::IN)];
+        match poll(&mut waits, None) {
+            Ok(_) if waits[0].revents().contains(PollFlags::IN) => return Ok(()),
+            Ok(_) => std::thread::sleep(RETRY),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(why) => return Err(why).context("poll"),
+        }
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn serve(
     );
     while let Some(message) = receive(reader)? {
         if message == Message::Goodbye {
-            drop(session);
+            session.clear();
             // Whoever does not hear it sees the end.
             let _ = sender.send(&Message::Goodbye);
             return Ok(());
@@ -278,6 +278,14 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.sender.close();
+        self.clear();
+    }
+}
+
+impl Session {
+    /// Takes down what was made.
+    fn clear(&mut self) {
         self.programs.hang_up_all();
         self.components.end();
         rxe::remove_all(&self.directory);

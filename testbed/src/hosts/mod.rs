@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How long a machine's agent may take to answer when it runs already.
 const MEET_DEADLINE: Duration = Duration::from_secs(60);
+/// One that takes no bytes for so long is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often to look whether we were told to end meanwhile.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long an agent may take to remove what it made.
@@ -168,6 +170,10 @@ impl Job {
         let context = || format!("connecting to its agent at {}", path.display());
         let stream = UnixStream::connect(path).with_context(context)?;
         let reader = stream.try_clone().with_context(context)?;
+        // A machine that is stopped takes no bytes: ssh notices by itself.
+        stream
+            .set_write_timeout(Some(WRITE_TIMEOUT))
+            .with_context(context)?;
         let (name, testbed) = (&self.host.name, &self.testbed);
         Client::connect(
             name,
