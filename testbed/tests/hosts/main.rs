@@ -11,6 +11,7 @@
 
 #[path = "../e2e/binaries.rs"]
 mod binaries;
+mod devices;
 #[path = "../e2e/programs.rs"]
 mod programs;
 mod refusals;
@@ -19,6 +20,7 @@ mod rig;
 use programs::program;
 use rig::{Odd, Rig, able, kill, parent, said, until};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 /// Three hosts that are as they should be.
@@ -46,6 +48,12 @@ fn three_hosts_count_words_as_one() {
     let ours = run(&rig, "wordcount", &arguments).output().unwrap();
     assert!(ours.status.success(), "{}", said(&ours));
     assert!(!ours.stdout.is_empty() && ours.stdout == native.stdout);
+
+    for key in rig.run_files("key") {
+        let mode = std::fs::metadata(&key).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600, "{}", key.display());
+    }
+    assert_eq!(rig.run_files("key").len(), 4);
 
     let status = rig.testbed(&["status", "lab"]).output().unwrap();
     let status = said(&status);

@@ -285,6 +285,14 @@ impl Rig {
         .collect()
     }
 
+    /// Files of a name in the run directories of all hosts.
+    pub(crate) fn run_files(&self, name: &str) -> Vec<PathBuf> {
+        let hosts = 0..=u32::try_from(self.sshds.len()).unwrap();
+        let directories = hosts.flat_map(|host| fs::read_dir(self.directory(host)).unwrap());
+        let files = directories.map(|entry| entry.unwrap().path().join(name));
+        files.filter(|path| path.is_file()).collect()
+    }
+
     /// Fails unless nothing is left on a host, soon.
     pub(crate) fn expect_nothing_left(&self, host: u32) {
         until(&format!("host n{host} is clean"), || {
