@@ -1,7 +1,6 @@
 //! Files that testbed puts on a host: each appears whole, with the bytes that
 //! were announced, or not at all.
 
-use super::message::Place;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
@@ -123,14 +122,6 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Where a `PutFile` leads.
-pub(super) fn directory_of<'a>(place: Place, run: &'a Path, binaries: &'a Path) -> &'a Path {
-    match place {
-        Place::Run => run,
-        Place::Binaries => binaries,
-    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use proto::process::{ControlReply, Spawn};
 use proto::wire;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Version of these messages. Both ends are the same binary where testbed
@@ -175,11 +176,19 @@ pub(crate) enum Message {
 
 /// The writing half of a channel, shared by all who send.
 #[derive(Clone)]
-pub(crate) struct Sender(Arc<Mutex<Box<dyn Write + Send>>>);
+pub(crate) struct Sender(Arc<Shared>);
+
+struct Shared {
+    writer: Mutex<Box<dyn Write + Send>>,
+    closed: AtomicBool,
+}
 
 impl Sender {
     pub(crate) fn new(writer: Box<dyn Write + Send>) -> Sender {
-        Sender(Arc::new(Mutex::new(writer)))
+        Sender(Arc::new(Shared {
+            writer: Mutex::new(writer),
+            closed: AtomicBool::new(false),
+        }))
     }
 
     /// Says who we are: before all messages.
@@ -201,10 +210,21 @@ impl Sender {
         self.raw(&[&len.to_le_bytes()[..], &body].concat())
     }
 
+    /// Sends nothing more, also not what others wait to send: whatever carries
+    /// the channel may carry another one next.
+    pub(crate) fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+    }
+
     fn raw(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.write_all(bytes)?;
-        writer.flush()
+        let writer = self.0.writer.lock();
+        let mut writer = writer.unwrap_or_else(PoisonError::into_inner);
+        if self.0.closed.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let written = writer.write_all(bytes).and_then(|()| writer.flush());
+        // After half a frame nothing makes sense any more.
+        written.inspect_err(|_| self.close())
     }
 }
 
@@ -274,6 +294,29 @@ mod tests {
             let mut reader = &bytes[..];
             while let Ok(Some(_)) = receive(&mut reader) {}
         }
+    }
+
+    #[test]
+    fn after_half_a_frame_or_the_end_nothing_is_sent() {
+        /// Takes a few bytes and then no more.
+        struct Full(Arc<Mutex<Vec<u8>>>);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let mut taken = self.0.lock().unwrap();
+                let count = bytes.len().min(3_usize.saturating_sub(taken.len()));
+                taken.extend(&bytes[..count]);
+                Ok(count)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let sender = Sender::new(Box::new(Full(taken.clone())));
+        assert!(sender.send(&Message::Alive).is_err());
+        taken.lock().unwrap().clear();
+        assert!(sender.send(&Message::Alive).is_err());
+        assert!(taken.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! started over it.
 
 use super::components::Components;
-use super::files::{Upload, binary_name, directory_of, sha256_of};
+use super::files::{Upload, binary_name, sha256_of};
 use super::message::{
-    Answer, CHUNK, Message, Request, Sender, Stream, VERSION, await_greeting, receive,
+    Answer, CHUNK, Message, Place, Request, Sender, Stream, VERSION, await_greeting, receive,
 };
 use super::programs::Programs;
 use super::rxe;
@@ -54,7 +54,7 @@ pub(super) fn serve(
     );
     while let Some(message) = receive(reader)? {
         if message == Message::Goodbye {
-            drop(session);
+            session.clear();
             // Whoever does not hear it sees the end.
             let _ = sender.send(&Message::Goodbye);
             return Ok(());
@@ -72,6 +72,7 @@ struct Session {
     binaries: PathBuf,
     /// Those that were put, by name.
     versions: BTreeMap<String, PathBuf>,
+    /// Files on their way, and what they are if binaries.
     uploads: HashMap<u32, (Upload, Option<(String, PathBuf)>)>,
     components: Components,
     programs: Programs,
@@ -143,20 +144,7 @@ impl Session {
                 length,
                 sha256,
             } => {
-                let directory = directory_of(place, &self.directory, &self.binaries);
-                let (file, version) = match place {
-                    super::message::Place::Run => (name, None),
-                    super::message::Place::Binaries => {
-                        let file = binary_name(&name, &sha256);
-                        let path = directory.join(&file);
-                        (file, Some((name, path)))
-                    }
-                };
-                let upload = Upload::begin(directory, &file, mode, length, sha256)?;
-                self.uploads.insert(id, (upload, version));
-                if length == 0 {
-                    self.data(id, Vec::new())?;
-                }
+                self.put_file(id, place, name, mode, length, sha256)?;
                 return Ok(None);
             }
             Request::Doctor => {
@@ -193,6 +181,32 @@ impl Session {
             Request::Exec { argv } => self.programs.exec(id, argv)?,
         }
         Ok(Some(Answer::Done))
+    }
+
+    /// Begins a file; what follows is its bytes.
+    fn put_file(
+        &mut self,
+        id: u32,
+        place: Place,
+        name: String,
+        mode: u32,
+        length: u64,
+        sha256: String,
+    ) -> Result<()> {
+        let (directory, file, version) = match place {
+            Place::Run => (&self.directory, name, None),
+            Place::Binaries => {
+                let file = binary_name(&name, &sha256);
+                let path = self.binaries.join(&file);
+                (&self.binaries, file, Some((name, path)))
+            }
+        };
+        let upload = Upload::begin(directory, &file, mode, length, sha256)?;
+        self.uploads.insert(id, (upload, version));
+        if length == 0 {
+            self.data(id, Vec::new())?;
+        }
+        Ok(())
     }
 
     /// Answers on a thread of its own: others may take their time.
@@ -278,6 +292,14 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.sender.close();
+        self.clear();
+    }
+}
+
+impl Session {
+    /// Takes down what was made.
+    fn clear(&mut self) {
         self.programs.hang_up_all();
         self.components.end();
         rxe::remove_all(&self.directory);

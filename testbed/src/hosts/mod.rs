@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How long a machine's agent may take to answer when it runs already.
 const MEET_DEADLINE: Duration = Duration::from_secs(60);
+/// One that takes no bytes for so long is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often to look whether we were told to end meanwhile.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long an agent may take to remove what it made.
@@ -56,15 +58,10 @@ impl Hosts {
     ) -> Result<Hosts, StartError> {
         let key = std::fs::read(key).with_context(|| key.display().to_string())?;
         let (done, results) = mpsc::channel();
+        // Ended where one fails: then the others' agents see it and clean up.
         let mut carriers = BTreeMap::new();
         for host in &plan.hosts {
-            let job = Job {
-                host: host.clone(),
-                testbed: testbed.to_owned(),
-                key: key.clone(),
-                binaries: binaries(plan, host)?,
-                runs_programs: kinds(plan, host).any(|kind| kind == NodeKind::Processor),
-            };
+            let job = Job::new(plan, host, testbed, &key)?;
             let line = match &host.via {
                 Via::Ssh(to) => {
                     let started = ssh::start(&host.name, to);
@@ -74,14 +71,7 @@ impl Hosts {
                 }
                 Via::Socket(_) => None,
             };
-            let done = done.clone();
-            let run = move || {
-                let name = job.host.name.clone();
-                // If nobody listens any more another one has failed.
-                let _ = done.send((name, job.run(line)));
-            };
-            let thread = std::thread::Builder::new().name(host.name.clone());
-            thread.spawn(run).context("cannot start a thread")?;
+            job.start(line, done.clone())?;
         }
         drop(done);
         let mut hosts = Hosts::default();
@@ -150,6 +140,24 @@ fn binaries(plan: &Plan, host: &Host) -> Result<Vec<(String, PathBuf)>> {
 }
 
 impl Job {
+    fn new(plan: &Plan, host: &Host, testbed: &str, key: &[u8]) -> Result<Job> {
+        Ok(Job {
+            host: host.clone(),
+            testbed: testbed.to_owned(),
+            key: key.to_owned(),
+            binaries: binaries(plan, host)?,
+            runs_programs: kinds(plan, host).any(|kind| kind == NodeKind::Processor),
+        })
+    }
+
+    fn start(self, line: Option<Line>, done: mpsc::Sender<(String, Result<Client>)>) -> Result<()> {
+        let name = self.host.name.clone();
+        let thread = std::thread::Builder::new().name(name.clone());
+        // If nobody listens any more another one has failed: the client goes.
+        let run = move || drop(done.send((name, self.run(line))));
+        thread.spawn(run).map(drop).context("cannot start a thread")
+    }
+
     fn run(self, line: Option<Line>) -> Result<Client> {
         let client = match (&self.host.via, line) {
             (Via::Socket(path), _) => self.meet_socket(path)?,
@@ -168,6 +176,10 @@ impl Job {
         let context = || format!("connecting to its agent at {}", path.display());
         let stream = UnixStream::connect(path).with_context(context)?;
         let reader = stream.try_clone().with_context(context)?;
+        // A machine that is stopped takes no bytes: ssh notices by itself.
+        stream
+            .set_write_timeout(Some(WRITE_TIMEOUT))
+            .with_context(context)?;
         let (name, testbed) = (&self.host.name, &self.testbed);
         Client::connect(
             name,

@@ -89,7 +89,8 @@ impl Answers {
             Err(why) => Err(format!("not a question: {why}")),
         };
         // One that did not wait for its answer needs none.
-        let _ = { client }.write_all(json!(answer).to_string().as_bytes());
+        let mut client = client;
+        let _ = client.write_all(json!(answer).to_string().as_bytes());
         false
     }
 

@@ -11,14 +11,16 @@
 
 #[path = "../e2e/binaries.rs"]
 mod binaries;
+mod devices;
 #[path = "../e2e/programs.rs"]
 mod programs;
 mod refusals;
 mod rig;
 
 use programs::program;
-use rig::{Odd, Rig, able, kill, said, until};
+use rig::{Odd, Rig, able, kill, parent, said, until};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 /// Three hosts that are as they should be.
@@ -46,6 +48,12 @@ fn three_hosts_count_words_as_one() {
     let ours = run(&rig, "wordcount", &arguments).output().unwrap();
     assert!(ours.status.success(), "{}", said(&ours));
     assert!(!ours.stdout.is_empty() && ours.stdout == native.stdout);
+
+    for key in rig.run_files("key") {
+        let mode = std::fs::metadata(&key).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600, "{}", key.display());
+    }
+    assert_eq!(rig.run_files("key").len(), 4);
 
     let status = rig.testbed(&["status", "lab"]).output().unwrap();
     let status = said(&status);
@@ -156,14 +164,53 @@ fn an_agent_that_is_killed_takes_its_components_with_it() {
 #[test]
 fn a_connection_that_breaks_is_named_and_its_host_is_clean() {
     let Some(rig) = three() else { return };
-    rig.up_as_usual();
+    // The operator's end of the connection to n1, where the program runs; and
+    // the sshd at its other end, whose child the agent is.
+    let ssh = || rig.processes(0, &format!("root@{}\0", rig.address(1)))[0];
+    let sshd = || parent(rig.processes(1, "--stdio")[0]);
+    for end in [&ssh as &dyn Fn() -> i32, &sshd] {
+        rig.up_as_usual();
+        let program = endless(&rig);
+        kill(end());
+        expect_failure(program, &["n1", "lost"]);
+        rig.expect_nothing_left(1);
+        down_leaves_nothing(&rig);
+    }
+}
+
+#[test]
+fn a_host_that_falls_silent_is_given_up_and_cleans_up() {
+    if !able() {
+        return;
+    }
+    let notices = || Odd {
+        notices: true,
+        ..Odd::default()
+    };
+    let rig = Rig::new(&[notices(), notices(), notices()]);
+    let hosts: String = (1..=3).map(|host| rig.host(host, "")).collect();
+    let soon = "options = [\"ServerAliveInterval=2\", \"ServerAliveCountMax=2\", ";
+    let up = rig.up(&hosts.replace("options = [", soon));
+    assert!(up.status.success(), "{}", said(&up));
     let program = endless(&rig);
-    // The operator's end of the connection to n1, where the program runs.
-    let ssh = rig.processes(0, &format!("root@{}\0", rig.address(1)));
-    assert_eq!(ssh.len(), 1);
-    kill(ssh[0]);
+    rig.disconnect(1);
     expect_failure(program, &["n1", "lost"]);
     rig.expect_nothing_left(1);
+    down_leaves_nothing(&rig);
+}
+
+#[test]
+fn hosts_that_meet_over_ipv6() {
+    let Some(rig) = three() else { return };
+    let host = |host| {
+        let old = format!("\naddress = \"{}\"", rig.address(host));
+        let new = format!("\naddress = \"{}\"", rig.address6(host));
+        rig.host(host, "").replace(&old, &new)
+    };
+    let up = rig.up(&(1..=3).map(host).collect::<String>());
+    assert!(up.status.success(), "{}", said(&up));
+    let ours = run(&rig, "ending", &["return", "7"]).output().unwrap();
+    assert_eq!(ours.status.code(), Some(7), "{}", said(&ours));
     down_leaves_nothing(&rig);
 }
 

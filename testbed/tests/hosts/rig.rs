@@ -63,6 +63,8 @@ pub(crate) struct Odd {
     pub(crate) path: Option<PathBuf>,
     /// It accepts nobody's key.
     pub(crate) refuses: bool,
+    /// It notices soon that nobody is at the other end.
+    pub(crate) notices: bool,
 }
 
 impl Rig {
@@ -92,6 +94,11 @@ impl Rig {
     /// In the range for tests of network devices (RFC 2544).
     pub(crate) fn address(&self, host: u32) -> String {
         format!("198.18.{}.{}", self.subnet, OPERATOR + host)
+    }
+
+    /// The same over IPv6: local addresses (RFC 4193).
+    pub(crate) fn address6(&self, host: u32) -> String {
+        format!("fd18:{:x}::{:x}", self.subnet, OPERATOR + host)
     }
 
     fn namespace(&self, host: u32) -> String {
@@ -131,6 +138,9 @@ impl Rig {
         ip(&["-n", &operator, "link", "set", &port, "master", "br0", "up"]);
         let address = format!("{}/24", self.address(host));
         ip(&["-n", &namespace, "address", "add", &address, "dev", "eth0"]);
+        let address6 = format!("{}/64", self.address6(host));
+        let add = ["address", "add", &address6, "dev", "eth0", "nodad"];
+        ip(&[&["-n", &namespace][..], &add].concat());
         for device in ["lo", "eth0"] {
             ip(&["-n", &namespace, "link", "set", device, "up"]);
         }
@@ -157,6 +167,9 @@ impl Rig {
         );
         let shown = path.display();
         writeln!(text, "HostKey {shown}/{name}").unwrap();
+        if odd.notices {
+            text += "ClientAliveInterval 2\nClientAliveCountMax 2\n";
+        }
         let keys = if odd.refuses { "none" } else { "user.pub" };
         writeln!(text, "AuthorizedKeysFile {shown}/{keys}").unwrap();
         let sets = odd
@@ -178,6 +191,12 @@ impl Rig {
             let probed = shell.args(["-c", &probe]).stderr(Stdio::null()).status();
             probed.unwrap().success().then_some(())
         });
+    }
+
+    /// Takes a host's cable out.
+    pub(crate) fn disconnect(&self, host: u32) {
+        let port = format!("p{host}");
+        ip(&["-n", &self.namespace(0), "link", "set", &port, "down"]);
     }
 
     /// Where a host's run directories are.
@@ -266,6 +285,14 @@ impl Rig {
         .collect()
     }
 
+    /// Files of a name in the run directories of all hosts.
+    pub(crate) fn run_files(&self, name: &str) -> Vec<PathBuf> {
+        let hosts = 0..=u32::try_from(self.sshds.len()).unwrap();
+        let directories = hosts.flat_map(|host| fs::read_dir(self.directory(host)).unwrap());
+        let files = directories.map(|entry| entry.unwrap().path().join(name));
+        files.filter(|path| path.is_file()).collect()
+    }
+
     /// Fails unless nothing is left on a host, soon.
     pub(crate) fn expect_nothing_left(&self, host: u32) {
         until(&format!("host n{host} is clean"), || {
@@ -326,6 +353,13 @@ pub(crate) fn until<T>(what: &str, mut happened: impl FnMut() -> Option<T>) -> T
         assert!(Instant::now() < most, "it never came that {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// The process that started another.
+pub(crate) fn parent(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.unwrap().trim().parse().unwrap()
 }
 
 /// As kill -9.
