@@ -37,6 +37,13 @@ pub(crate) struct Junction {
     polls: u32,
 }
 
+/// What ended a sleep; neither, if the time was over.
+#[derive(Default)]
+struct Slept {
+    event: bool,
+    control: bool,
+}
+
 /// Why a wait ended.
 pub(crate) enum Woken<T> {
     Done(T),
@@ -131,13 +138,15 @@ impl Junction {
         state.led = true;
         drop(state);
         let slept = self.sleep(deadline, watch);
+        if !matches!(slept, Ok(Slept { event: false, .. })) {
+            self.queue.take_event();
+        }
         self.state().led = false;
-        self.queue.take_events();
         self.changed.notify_all();
-        slept
+        slept.map(|slept| slept.control)
     }
 
-    fn sleep(&self, deadline: Option<&Deadline>, watch: PollFlags) -> Result<bool, FabricError> {
+    fn sleep(&self, deadline: Option<&Deadline>, watch: PollFlags) -> Result<Slept, FabricError> {
         let left = deadline.map(|d| d.left(&self.name)).transpose()?;
         let time = left.map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -148,8 +157,11 @@ impl Junction {
             PollFd::from_borrowed_fd(self.control.as_fd(), watch),
         ];
         match poll(&mut fds, time.as_ref()) {
-            Ok(_) => Ok(!fds[1].revents().is_empty()),
-            Err(Errno::INTR) => Ok(false),
+            Ok(_) => Ok(Slept {
+                event: !fds[0].revents().is_empty(),
+                control: !fds[1].revents().is_empty(),
+            }),
+            Err(Errno::INTR) => Ok(Slept::default()),
             Err(e) => Err(FabricError::broken(&self.name, e)),
         }
     }
