@@ -10,20 +10,19 @@ use super::objects::CompletionQueue;
 use super::state::State;
 use super::transfers::Held;
 use crate::FabricError;
+use crate::spin::Attempt;
 use crate::stream::Deadline;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use std::num::NonZero;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::available_parallelism;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A thread that does not lead looks at its own deadline so often.
 const LOOKS: Duration = Duration::from_millis(100);
 
-/// Looks before the CPU is given away, where there are others: a device of
-/// hardware answers within them.
+/// Looks before the CPU is given away: a device of hardware answers within
+/// them.
 const POLLS: u32 = 8;
 
 /// One end of a connection as its threads share it.
@@ -34,7 +33,13 @@ pub(crate) struct Junction {
     queue: Arc<CompletionQueue>,
     control: Arc<OwnedFd>,
     name: String,
-    polls: u32,
+}
+
+/// What ended a sleep; neither, if the time was over.
+#[derive(Default)]
+struct Slept {
+    event: bool,
+    control: bool,
 }
 
 /// Why a wait ended.
@@ -57,7 +62,6 @@ impl Junction {
             queue,
             control,
             name,
-            polls: polls(),
         }
     }
 
@@ -78,28 +82,33 @@ impl Junction {
         held: &mut Held<'_>,
         mut step: impl FnMut(&mut State, &Held<'_>) -> Result<Option<T>, FabricError>,
     ) -> Result<Woken<T>, FabricError> {
-        let mut attempt = self.state().spin.begin();
+        // None until something had to be waited for.
+        let mut attempt: Option<Attempt> = None;
         loop {
             let mut state = self.state();
-            for _ in 0..self.polls {
+            for _ in 0..POLLS {
                 if state.progress(&self.queue, &self.name, held)? {
                     break;
                 }
                 std::hint::spin_loop();
             }
-            if !state.led && attempt.is_over() {
+            let sleeps = attempt.as_ref().is_some_and(Attempt::is_over);
+            if !state.led && sleeps {
                 // What came before it was armed makes no event.
                 self.queue.arm()?;
                 state.progress(&self.queue, &self.name, held)?;
             }
             if let Some(done) = step(&mut state, held)? {
-                state.spin.end(&attempt);
+                if let Some(attempt) = &attempt {
+                    state.spin.end(attempt);
+                }
                 self.changed.notify_all();
                 return Ok(Woken::Done(done));
             }
+            let attempt = attempt.get_or_insert_with(|| state.spin.begin());
             if state.led {
                 self.follow(state, deadline)?;
-            } else if attempt.is_over() {
+            } else if sleeps {
                 if self.lead(state, deadline, watch)? {
                     return Ok(Woken::Control);
                 }
@@ -131,13 +140,15 @@ impl Junction {
         state.led = true;
         drop(state);
         let slept = self.sleep(deadline, watch);
+        if !matches!(slept, Ok(Slept { event: false, .. })) {
+            self.queue.take_event();
+        }
         self.state().led = false;
-        self.queue.take_events();
         self.changed.notify_all();
-        slept
+        slept.map(|slept| slept.control)
     }
 
-    fn sleep(&self, deadline: Option<&Deadline>, watch: PollFlags) -> Result<bool, FabricError> {
+    fn sleep(&self, deadline: Option<&Deadline>, watch: PollFlags) -> Result<Slept, FabricError> {
         let left = deadline.map(|d| d.left(&self.name)).transpose()?;
         let time = left.map(|left| Timespec {
             tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -148,18 +159,14 @@ impl Junction {
             PollFd::from_borrowed_fd(self.control.as_fd(), watch),
         ];
         match poll(&mut fds, time.as_ref()) {
-            Ok(_) => Ok(!fds[1].revents().is_empty()),
-            Err(Errno::INTR) => Ok(false),
+            Ok(_) => Ok(Slept {
+                event: !fds[0].revents().is_empty(),
+                control: !fds[1].revents().is_empty(),
+            }),
+            Err(Errno::INTR) => Ok(Slept::default()),
             Err(e) => Err(FabricError::broken(&self.name, e)),
         }
     }
-}
-
-/// On one CPU the device, or the peer, gets nothing done while we poll.
-fn polls() -> u32 {
-    static CPUS: OnceLock<usize> = OnceLock::new();
-    let cpus = CPUS.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
-    if *cpus > 1 { POLLS } else { 1 }
 }
 
 impl Drop for Junction {

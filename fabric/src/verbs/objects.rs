@@ -341,15 +341,15 @@ impl CompletionQueue {
         }
     }
 
-    /// Takes events out of the channel, if there are some.
-    pub(crate) fn take_events(&self) {
+    /// Takes an event out of the channel, if there is one.
+    pub(crate) fn take_event(&self) {
         let library = self.channel.device.library;
         let (mut queue, mut context) = (null_mut(), null_mut());
         // SAFETY: the channel lives, and does not block; its events are all of
         // this queue, the only one made with it.
         unsafe {
             let channel = self.channel.raw.as_ptr();
-            while (library.ibv_get_cq_event)(channel, &mut queue, &mut context) == 0 {
+            if (library.ibv_get_cq_event)(channel, &mut queue, &mut context) == 0 {
                 (library.ibv_ack_cq_events)(queue, 1);
             }
         }
