@@ -83,12 +83,6 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Virtual machines on this computer, joined over soft-RoCE: a testbed of
-    /// several machines for those who have one, and no RDMA.
-    Vm {
-        #[command(subcommand)]
-        what: Vm,
-    },
     /// Cleans up behind a testbed that was killed; started by testbed.
     #[command(hide = true)]
     Janitor {
@@ -109,97 +103,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         binaries: Option<PathBuf>,
     },
-    /// Owns virtual machines; started by `testbed vm up`.
-    #[command(hide = true)]
-    VmSupervise {
-        /// Which.
-        name: String,
-    },
     /// Owns the components of a testbed that stays; started by `testbed up`.
     #[command(hide = true)]
     Supervise {
         /// Which.
         name: String,
     },
-}
-
-/// See [`Command::Vm`].
-#[derive(Subcommand, Debug)]
-pub(crate) enum Vm {
-    /// Fetches what machines are made of: Debian's kernel and RDMA's libraries.
-    Prepare,
-    /// Boots machines and brings up a testbed on them, the processor, memory
-    /// and storage components each on its own: run programs with `testbed run
-    /// --on NAME`.
-    Up(VmUpArgs),
-    /// Runs a command of a machine's own (busybox, rdma, perftest).
-    Exec {
-        /// Of which machines.
-        #[arg(long, default_value = "vm")]
-        name: String,
-        /// The machine: processor, memory, storage.
-        node: String,
-        /// The command.
-        #[arg(last = true, required = true, value_name = "COMMAND")]
-        command: Vec<OsString>,
-    },
-    /// Shows machines.
-    Status {
-        /// Which.
-        #[arg(default_value = "vm")]
-        name: String,
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Shows what a machine's console said.
-    Console {
-        /// The machine: processor, memory, storage.
-        node: String,
-        /// Of which machines.
-        #[arg(long, default_value = "vm")]
-        name: String,
-    },
-    /// Pulls a machine's plug.
-    Kill {
-        /// The machine: processor, memory, storage.
-        node: String,
-        /// Of which machines.
-        #[arg(long, default_value = "vm")]
-        name: String,
-    },
-    /// Ends machines; nothing of them is left.
-    Down {
-        /// Which.
-        #[arg(default_value = "vm")]
-        name: String,
-    },
-}
-
-/// See [`Vm::Up`].
-#[derive(Args, Clone, Debug)]
-pub(crate) struct VmUpArgs {
-    /// What to call them.
-    #[arg(long, default_value = "vm")]
-    pub(crate) name: String,
-    /// How many machines.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=32))]
-    pub(crate) nodes: u8,
-    /// Memory of each.
-    #[arg(long, value_name = "SIZE", default_value = "768MiB", value_parser = parse_memory)]
-    pub(crate) memory: u64,
-    /// Processors of each.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) cpus: u32,
-    /// The directory that programs see as `/`.
-    #[arg(long, value_name = "DIR", default_value = "/")]
-    pub(crate) share: PathBuf,
-    /// What carries messages and pages between the machines.
-    #[arg(long, value_enum, default_value_t = Fabric::Verbs)]
-    pub(crate) fabric: Fabric,
-    /// Boots the machines and no testbed.
-    #[arg(long)]
-    pub(crate) machines_only: bool,
 }
 
 /// See [`Command::Bench`].

@@ -25,7 +25,6 @@ mod signals;
 mod standing;
 mod stats;
 mod table;
-mod vm;
 
 use clap::Parser;
 use ending::Ending;
@@ -79,8 +78,6 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Agent {
             device, binaries, ..
         } => agent::run(device.as_deref(), binaries.as_deref()),
-        cli::Command::Vm { what } => vm::run(&what),
-        cli::Command::VmSupervise { name } => vm::supervise(&name),
         cli::Command::Supervise { name } => standing::supervise(&name),
     }
 }
