@@ -48,6 +48,17 @@ pub(crate) enum Command {
     },
     /// Lists the testbeds that are up.
     List,
+    /// Runs a command of a testbed's host itself, such as `ibv_devinfo`, and
+    /// shows its output when it has ended.
+    Exec {
+        /// Which testbed.
+        name: String,
+        /// Which host.
+        host: String,
+        /// The command and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
     /// Shows what a testbed's components log, wherever they run.
     Logs {
         /// Which.

@@ -7,9 +7,9 @@
 mod starts;
 
 use crate::component::{Component, timespec, wait_all};
+use crate::hosts::Hosts;
 use crate::janitor::Janitor;
 use crate::places::make_private;
-use crate::hosts::Hosts;
 use crate::plan::{Fabric, Plan};
 use crate::signals::Signals;
 use anyhow::{Context, Result, anyhow};
@@ -377,8 +377,8 @@ pub(crate) struct Operator {
 impl Operator {
     /// With the cluster key in a file.
     pub(crate) fn new(key: &Path, gmm: Vec<String>, fabric: Fabric) -> Result<Operator> {
-        let key = ClusterKey::load(key)
-            .with_context(|| format!("the cluster key {}", key.display()))?;
+        let key =
+            ClusterKey::load(key).with_context(|| format!("the cluster key {}", key.display()))?;
         let options = operator_options(fabric.choice());
         Ok(Operator { key, gmm, options })
     }

@@ -65,6 +65,11 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Down { name } => standing::down(&name),
         cli::Command::Status { name, json } => standing::status(name.as_deref(), json),
         cli::Command::List => standing::list(),
+        cli::Command::Exec {
+            name,
+            host,
+            command,
+        } => standing::exec(&name, &host, &command),
         cli::Command::Logs { name, component } => standing::logs(&name, component.as_deref()),
         cli::Command::Doctor { json } => doctor::run(json),
         cli::Command::Demo(args) => demo::run(&args),

@@ -67,8 +67,6 @@ pub(crate) enum Request {
     /// Makes a soft-RoCE device on a network device, if there is none; what
     /// was made is removed when the agent ends.
     AddRxe { name: String, netdev: String },
-    /// Removes it now.
-    RemoveRxe { name: String },
     /// Starts a component; [`Message::Ready`] and [`Message::Died`] follow.
     Start {
         kind: NodeKind,
@@ -118,8 +116,6 @@ pub(crate) enum Message {
         version: u32,
         /// The run directory: paths in components' arguments lie in it.
         directory: String,
-        /// As uname(2) has it.
-        machine: String,
     },
     Call {
         id: u32,

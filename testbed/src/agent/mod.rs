@@ -14,7 +14,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use client::{Client, Program, Reach, Remote};
+pub(crate) use client::{Client, Output, Reach, Remote};
 pub(crate) use files::sha256_of;
 pub(crate) use relay::Event;
 

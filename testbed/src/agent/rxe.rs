@@ -47,16 +47,6 @@ pub(super) fn add(directory: &Path, name: &str, netdev: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes one that we made.
-pub(super) fn remove(directory: &Path, name: &str) -> Result<()> {
-    let mut made = listed(directory);
-    ensure!(made.iter().any(|n| n == name), "{name:?} was not made here");
-    remove_device(name)?;
-    made.retain(|n| n != name);
-    let text: String = made.iter().map(|n| format!("{n}\n")).collect();
-    std::fs::write(directory.join(LIST), text).context("cannot note it")
-}
-
 /// Removes all that were made for this run directory.
 pub(crate) fn remove_all(directory: &Path) {
     for name in listed(directory) {
@@ -107,13 +97,6 @@ mod tests {
             assert!(check_device_name(name).is_err(), "{name}");
         }
         assert!(check_device_name("enp3s0.100").is_ok());
-    }
-
-    #[test]
-    fn what_others_made_is_left_alone() {
-        let place = tempfile::tempdir().unwrap();
-        let said = remove(place.path(), "rxe0").unwrap_err().to_string();
-        assert!(said.contains("not made here"), "{said}");
     }
 
     #[test]

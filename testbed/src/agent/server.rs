@@ -47,7 +47,6 @@ pub(super) fn serve(
     sender.send(&Message::Welcome {
         version: VERSION,
         directory: session.directory.display().to_string(),
-        machine: super::machine(),
     })?;
     ensure!(
         version == VERSION,
@@ -165,7 +164,6 @@ impl Session {
                 return Ok(Some(Answer::Bytes(json.into_bytes())));
             }
             Request::AddRxe { name, netdev } => rxe::add(&self.directory, &name, &netdev)?,
-            Request::RemoveRxe { name } => rxe::remove(&self.directory, &name)?,
             Request::Start {
                 kind,
                 name,

@@ -26,7 +26,13 @@ fn pair(binaries: &Path) -> (Client, JoinHandle<Result<()>>) {
 }
 
 fn shell(client: &Client, script: &str) -> super::client::Output {
-    client.output(&["/bin/sh", "-c", script], SOON).unwrap()
+    client
+        .output(words(&["/bin/sh", "-c", script]), SOON)
+        .unwrap()
+}
+
+fn words(argv: &[&str]) -> Vec<Vec<u8>> {
+    argv.iter().map(|word| word.as_bytes().to_vec()).collect()
 }
 
 #[test]
@@ -40,7 +46,10 @@ fn commands_give_output_and_status() {
         (&b"out\n"[..], &b"err\n"[..])
     );
     assert_eq!(shell(&client, "kill -TERM $$").end, End::Signal(15));
-    let why = client.output(&["/no/such"], SOON).unwrap_err().to_string();
+    let why = client
+        .output(words(&["/no/such"]), SOON)
+        .unwrap_err()
+        .to_string();
     assert!(
         why.contains("host h") && why.contains("cannot execute"),
         "{why}"
@@ -61,8 +70,8 @@ fn much_output_comes_whole_and_a_stalled_reader_stalls_nobody_else() {
             .unwrap()
     };
     let script = format!("head -c {} /dev/zero", 4 * WINDOW);
-    let argv = ["/bin/sh", "-c", &script].map(|word| word.as_bytes().to_vec());
-    let stalled = client.exec(argv.to_vec(), [null().into(), out.into(), null().into()]);
+    let argv = words(&["/bin/sh", "-c", &script]);
+    let stalled = client.exec(argv, [null().into(), out.into(), null().into()]);
     let stalled = stalled.unwrap();
     let output = shell(&client, &format!("head -c {} /dev/zero", 100 * CHUNK + 1));
     assert_eq!(output.stdout.len(), 100 * CHUNK + 1);
@@ -105,7 +114,7 @@ fn a_program_nobody_wants_is_ended() {
         "echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000",
         mark.display()
     );
-    let argv = ["/bin/sh", "-c", &script].map(|word| word.as_bytes().to_vec());
+    let argv = words(&["/bin/sh", "-c", &script]);
     let null = || {
         std::fs::File::options()
             .read(true)
@@ -114,7 +123,7 @@ fn a_program_nobody_wants_is_ended() {
             .unwrap()
     };
     let stdio = [null().into(), null().into(), null().into()];
-    let program = client.exec(argv.to_vec(), stdio).unwrap();
+    let program = client.exec(argv, stdio).unwrap();
     let text = until(|| std::fs::read_to_string(&mark).ok());
     let process = PathBuf::from("/proc").join(text.trim());
     assert!(process.exists());

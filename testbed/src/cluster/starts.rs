@@ -35,7 +35,11 @@ impl<'a> Starts<'a> {
         let plan = &self.cluster.plan;
         let place = self.place(plan.gmm_host.as_deref())?;
         let mut arguments = self.listen(&place, "gmm");
-        push(&mut arguments, "--state", place.directory.join("gmm.redb").display());
+        push(
+            &mut arguments,
+            "--state",
+            place.directory.join("gmm.redb").display(),
+        );
         push(&mut arguments, "--policy", plan.placement.name());
         // Not whichever happens to register first.
         if let Some(first) = plan.storage.first() {
@@ -119,7 +123,11 @@ impl<'a> Starts<'a> {
         name: &str,
         mut arguments: Vec<String>,
     ) -> Placed {
-        push(&mut arguments, "--key", place.directory.join("key").display());
+        push(
+            &mut arguments,
+            "--key",
+            place.directory.join("key").display(),
+        );
         if let Some(log) = &self.cluster.plan.log {
             push(&mut arguments, "--log", log);
         }

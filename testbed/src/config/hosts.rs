@@ -164,9 +164,6 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
             ),
         }
     }
-    if let Some(idle) = names.iter().find(|name| !used.contains(*name)) {
-        bail!("no component runs on host {idle:?}: give one host = {idle:?}, or leave it out");
-    }
     if plan.hosts.is_empty() {
         return Ok(());
     }
@@ -174,14 +171,18 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
         bail!("fabric = \"shm\" reaches one machine only: give \"tcp\" for several");
     }
     match &plan.address {
-        Some(address) => check_address(address),
-        None if here.is_empty() => Ok(()),
+        Some(address) => check_address(address)?,
+        None if here.is_empty() => {}
         None => bail!(
-            "{} run(s) on this machine: give address = \"…\", where the other hosts reach it, or \
-             a host",
+            "{} would run on this machine: give a host, or say where the hosts reach this one, \
+             address = \"…\"",
             here.join(", ")
         ),
     }
+    if let Some(idle) = names.iter().find(|name| !used.contains(*name)) {
+        bail!("no component runs on host {idle:?}: give one host = {idle:?}, or leave it out");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -211,9 +212,22 @@ mod tests {
             ("fd00::1", "fd00::1", None),
             ("me@[fd00::1]:22", "me@fd00::1", Some(22)),
         ] {
-            assert_eq!(destination(text).unwrap(), (host.to_owned(), port), "{text}");
+            assert_eq!(
+                destination(text).unwrap(),
+                (host.to_owned(), port),
+                "{text}"
+            );
         }
-        for text in ["", "-oProxyCommand=x", "a b", "me@", "n1:x", "n1:99999", "me@-x", "[::1"] {
+        for text in [
+            "",
+            "-oProxyCommand=x",
+            "a b",
+            "me@",
+            "n1:x",
+            "n1:99999",
+            "me@-x",
+            "[::1",
+        ] {
             assert!(destination(text).is_err(), "{text}");
         }
     }
@@ -221,14 +235,38 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_a_cure() {
         for (from, to, words) in [
-            ("host = \"memory\"", "host = \"other\"", &["other", "[[host]]"][..]),
-            ("name = \"memory\"", "name = \"storage\"", &["two hosts", "storage"]),
+            (
+                "host = \"memory\"",
+                "host = \"other\"",
+                &["other", "[[host]]"][..],
+            ),
+            (
+                "name = \"memory\"",
+                "name = \"storage\"",
+                &["two hosts", "storage"],
+            ),
             ("fabric = \"tcp\"", "fabric = \"shm\"", &["shm", "tcp"]),
             ("host = \"memory\"", "", &["m0", "address"]),
-            ("address = \"10.0.0.2\"", "address = \"10.0.0.2:5\"", &["memory", "port"]),
-            ("address = \"10.0.0.2\"", "address = \"0.0.0.0\"", &["memory", "reach"]),
-            ("address = \"10.0.0.2\"", "adress = \"10.0.0.2\"", &["line", "adress"]),
-            ("address = \"10.0.0.2\"", "address = \"10.0.0.2\"\nrxe = true", &["netdev"]),
+            (
+                "address = \"10.0.0.2\"",
+                "address = \"10.0.0.2:5\"",
+                &["memory", "port"],
+            ),
+            (
+                "address = \"10.0.0.2\"",
+                "address = \"0.0.0.0\"",
+                &["memory", "reach"],
+            ),
+            (
+                "address = \"10.0.0.2\"",
+                "adress = \"10.0.0.2\"",
+                &["line", "adress"],
+            ),
+            (
+                "address = \"10.0.0.2\"",
+                "address = \"10.0.0.2\"\nrxe = true",
+                &["netdev"],
+            ),
             ("root = \"/\"", "root = \"here\"", &["s0", "absolute"]),
         ] {
             assert!(EXAMPLE_HOSTS.contains(from), "{from}");

@@ -123,7 +123,9 @@ impl Drop for Hosts {
 
 fn named(host: &str, why: &anyhow::Error) -> StartError {
     let said = format!("{why:#}");
-    let said = said.strip_prefix(&format!("host {host}: ")).unwrap_or(&said);
+    let said = said
+        .strip_prefix(&format!("host {host}: "))
+        .unwrap_or(&said);
     StartError::Failed(anyhow!("host {host}: {said}"))
 }
 
@@ -167,7 +169,13 @@ impl Job {
         let stream = UnixStream::connect(path).with_context(context)?;
         let reader = stream.try_clone().with_context(context)?;
         let (name, testbed) = (&self.host.name, &self.testbed);
-        Client::connect(name, testbed, Box::new(reader), Box::new(stream), MEET_DEADLINE)
+        Client::connect(
+            name,
+            testbed,
+            Box::new(reader),
+            Box::new(stream),
+            MEET_DEADLINE,
+        )
     }
 
     fn prepare(&self, client: &Client) -> Result<()> {
@@ -193,8 +201,8 @@ impl Job {
 /// Refuses a machine that lacks what its components need. What programs need
 /// counts where programs run; binaries are copied, and not looked for.
 fn check(doctor: &[u8], runs_programs: bool) -> Result<()> {
-    let found: serde_json::Value = serde_json::from_slice(doctor)
-        .context("checking what it offers: its answer is no JSON")?;
+    let found: serde_json::Value =
+        serde_json::from_slice(doctor).context("checking what it offers: its answer is no JSON")?;
     let matters = |finding: &&serde_json::Value| {
         let chapter = &finding["chapter"];
         let needed = chapter == "network" || (runs_programs && chapter == "kernel");
@@ -207,7 +215,12 @@ fn check(doctor: &[u8], runs_programs: bool) -> Result<()> {
         .filter(matters)
         .map(|f| {
             let text = |key: &str| f[key].as_str().unwrap_or_default().to_owned();
-            format!("{}: {}; to get it: {}", text("name"), text("seen"), text("cure"))
+            format!(
+                "{}: {}; to get it: {}",
+                text("name"),
+                text("seen"),
+                text("cure")
+            )
         })
         .collect();
     if missing.is_empty() {
@@ -228,7 +241,10 @@ mod tests {
         ]}"#;
         assert!(check(doctor, false).is_ok());
         let said = check(doctor, true).unwrap_err().to_string();
-        assert!(said.contains("userfaultfd") && said.contains("Linux 6"), "{said}");
+        assert!(
+            said.contains("userfaultfd") && said.contains("Linux 6"),
+            "{said}"
+        );
         assert!(check(b"nonsense", false).is_err());
     }
 }

@@ -126,11 +126,7 @@ fn arguments(ssh: &Ssh) -> Vec<String> {
 }
 
 /// Logs the other side's standard error, and keeps its end for messages.
-fn keep_lines(
-    host: &str,
-    errors: ChildStderr,
-    said: Arc<Mutex<VecDeque<String>>>,
-) -> Result<()> {
+fn keep_lines(host: &str, errors: ChildStderr, said: Arc<Mutex<VecDeque<String>>>) -> Result<()> {
     let host = host.to_owned();
     let keep = move || {
         for line in BufReader::new(errors).split(b'\n').map_while(Result::ok) {
@@ -144,7 +140,10 @@ fn keep_lines(
         }
     };
     let thread = std::thread::Builder::new().name("ssh-errors".to_owned());
-    thread.spawn(keep).map(drop).context("cannot start a thread")
+    thread
+        .spawn(keep)
+        .map(drop)
+        .context("cannot start a thread")
 }
 
 impl Line {
@@ -289,7 +288,10 @@ mod tests {
             ..Ssh::default()
         };
         let all = arguments(&ssh).join(" ");
-        assert!(all.starts_with("-T -o ConnectTimeout=1 -o BatchMode=yes"), "{all}");
+        assert!(
+            all.starts_with("-T -o ConnectTimeout=1 -o BatchMode=yes"),
+            "{all}"
+        );
         assert!(all.ends_with("-p 2222 -- me@n1"), "{all}");
     }
 }

@@ -20,6 +20,8 @@ use std::time::Duration;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an answer may take; what it needs has deadlines of its own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a command of a host may take.
+const EXEC_DEADLINE: Duration = Duration::from_secs(600);
 /// Longest question: a program's name, directory and PATH.
 const LONGEST: u64 = 4 << 20;
 
@@ -32,13 +34,19 @@ pub(super) enum Ask {
     Testbed(Question),
     /// Where a program is, on the host of the storage component.
     Find(Search),
+    /// A command of a host itself.
+    Exec { host: String, argv: Vec<Vec<u8>> },
     /// A component's log from a byte on; bytes, none at its end.
     Log { component: String, from: u64 },
 }
 
 /// Asks a supervisor.
 pub(super) fn ask(supervisor: &mut UnixStream, ask: &Ask) -> Result<Value> {
-    supervisor.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let timeout = match ask {
+        Ask::Exec { .. } => EXEC_DEADLINE + ANSWER_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
+    };
+    supervisor.set_read_timeout(Some(timeout))?;
     let question = format!("{}\n", json!(ask));
     supervisor
         .write_all(question.as_bytes())
@@ -105,6 +113,7 @@ impl Answers {
                 }
                 None => Ok(json!(search.run())),
             },
+            Ask::Exec { host, argv } => Ok(json!(self.client(&host)?.output(argv, EXEC_DEADLINE)?)),
             Ask::Log { component, from } => {
                 let host = self.hosts.get(&component);
                 let host = host.with_context(|| format!("{component} has its log here"))?;
@@ -115,7 +124,10 @@ impl Answers {
 
     fn client(&self, host: &str) -> Result<&Client> {
         let client = self.clients.get(host);
-        client.ok_or_else(|| anyhow!("no host {host:?}"))
+        client.ok_or_else(|| {
+            let names: Vec<&str> = self.clients.keys().map(String::as_str).collect();
+            anyhow!("no host {host:?}: give one of {}", names.join(", "))
+        })
     }
 }
 

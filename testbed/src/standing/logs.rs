@@ -17,7 +17,8 @@ pub(crate) fn logs(name: &str, component: Option<&str>) -> Result<Ending> {
         copy(&standing, component)?;
         return Ok(Ending::Exit(0));
     }
-    for component in std::iter::once(SUPERVISOR).chain(standing.components.iter().map(String::as_str))
+    for component in
+        std::iter::once(SUPERVISOR).chain(standing.components.iter().map(String::as_str))
     {
         crate::out::show(&format!("==> {component} <==\n"))?;
         if let Err(why) = copy(&standing, component) {

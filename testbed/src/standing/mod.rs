@@ -7,12 +7,14 @@
 mod ask;
 mod backoff;
 mod client;
+mod exec;
 mod logs;
 mod proxy;
 mod status;
 mod supervisor;
 
 pub(crate) use client::{down, up};
+pub(crate) use exec::exec;
 pub(crate) use logs::logs;
 pub(crate) use status::{list, status};
 pub(crate) use supervisor::supervise;

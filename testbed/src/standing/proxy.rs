@@ -34,7 +34,13 @@ pub(super) fn start(path: &Path, client: Client, processor: &str) -> Result<()> 
             let relay = move || {
                 if let Err(why) = relay(&stream, &client, &processor) {
                     let message = format!("{why:#}");
-                    let _ = tell(&stream, &ControlReply::Failed { message, status: 125 });
+                    let _ = tell(
+                        &stream,
+                        &ControlReply::Failed {
+                            message,
+                            status: 125,
+                        },
+                    );
                 }
             };
             // Without a thread for it, it is hung up on.

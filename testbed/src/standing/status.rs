@@ -3,8 +3,8 @@
 use super::Standing;
 use crate::ending::Ending;
 use crate::out::show;
-use crate::table::{bytes, number, text};
 use crate::places;
+use crate::table::{bytes, number, text};
 use anyhow::{Result, bail};
 use proto::gmm::{NodeStatus, ProcessStatus, Status};
 use proto::{NodeId, NodeKind};
@@ -237,7 +237,13 @@ mod tests {
         );
         let hosts = BTreeMap::from([("m0".to_owned(), "n1".to_owned())]);
         let text = describe("lab", &status, &hosts);
-        assert!(text.contains("m0         mcomponent  n1    alive"), "{text}");
-        assert!(text.contains("p0         pcomponent  here  alive"), "{text}");
+        assert!(
+            text.contains("m0         mcomponent  n1    alive"),
+            "{text}"
+        );
+        assert!(
+            text.contains("p0         pcomponent  here  alive"),
+            "{text}"
+        );
     }
 }

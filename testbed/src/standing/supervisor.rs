@@ -4,8 +4,8 @@ use super::ask::Answers;
 use super::backoff::Backoff;
 use super::proxy;
 use super::{Description, Standing, WHERE, read_description, state_directory, supervisor_socket};
-use crate::cluster::{Cluster, Death, StartError};
 use crate::agent::Event;
+use crate::cluster::{Cluster, Death, StartError};
 use crate::component::timespec;
 use crate::ending::Ending;
 use crate::places;
@@ -145,11 +145,15 @@ impl Supervisor {
     fn wait(&self) -> rustix::io::Result<[bool; 3]> {
         let next = self.waiting.iter().map(|(at, _)| *at).min();
         let left = next.map(|at| timespec(at.saturating_duration_since(Instant::now())));
-        let mut waits: Vec<PollFd<'_>> = [self.listener.as_fd(), self.signals.event(), self.down.as_fd()]
-            .into_iter()
-            .chain(self.cluster.events())
-            .map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN))
-            .collect();
+        let mut waits: Vec<PollFd<'_>> = [
+            self.listener.as_fd(),
+            self.signals.event(),
+            self.down.as_fd(),
+        ]
+        .into_iter()
+        .chain(self.cluster.events())
+        .map(|event| PollFd::from_borrowed_fd(event, PollFlags::IN))
+        .collect();
         match poll(&mut waits, left.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(why) => return Err(why),
@@ -191,9 +195,7 @@ impl Supervisor {
                 .or_insert_with(|| Backoff::new(now));
             let at = backoff.handle_death(now);
             let delay = at.saturating_duration_since(now);
-            tracing::warn!(
-                "{name} {how}; starting it again in {delay:?}"
-            );
+            tracing::warn!("{name} {how}; starting it again in {delay:?}");
             self.waiting.push((at, index));
         }
         let (due, waiting): (Vec<_>, Vec<_>) =

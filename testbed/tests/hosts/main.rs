@@ -1,0 +1,194 @@
+//! Testbeds of several hosts over ssh, for real: each host is a network
+//! namespace with its own sshd. Skipped, loudly, where those can't be made,
+//! unless `SPLITKERNEL_REQUIRE_SSH=1`.
+#![cfg(test)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    dead_code,
+    reason = "a test fails by panicking; some helpers serve other tests"
+)]
+
+#[path = "../e2e/binaries.rs"]
+mod binaries;
+#[path = "../e2e/programs.rs"]
+mod programs;
+mod refusals;
+mod rig;
+
+use programs::program;
+use rig::{Odd, Rig, able, kill, said, until};
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+
+/// Three hosts that are as they should be.
+fn three() -> Option<Rig> {
+    able().then(|| Rig::new(&[Odd::default(), Odd::default(), Odd::default()]))
+}
+
+/// A program on the testbed, its output kept.
+fn run(rig: &Rig, name: &str, arguments: &[&str]) -> Command {
+    let mut command = rig.testbed(&["run", "--on", "lab", "--cache", "2M", "--"]);
+    command.arg(program(name)).args(arguments);
+    command
+}
+
+#[test]
+fn three_hosts_count_words_as_one() {
+    let Some(rig) = three() else { return };
+    rig.up_as_usual();
+    let text = rig.path().join("text");
+    let lines = (0..40_000).map(|n| format!("word{} and more{n}\n", n % 997));
+    std::fs::write(&text, lines.collect::<String>()).unwrap();
+    let arguments = [text.to_str().unwrap(), "2", "50"];
+    let native = Command::new(program("wordcount")).args(arguments).output();
+    let native = native.unwrap();
+    let ours = run(&rig, "wordcount", &arguments).output().unwrap();
+    assert!(ours.status.success(), "{}", said(&ours));
+    assert!(!ours.stdout.is_empty() && ours.stdout == native.stdout);
+
+    let status = rig.testbed(&["status", "lab"]).output().unwrap();
+    let status = said(&status);
+    for (component, host) in [("p0", "n1"), ("m0", "n2"), ("s0", "n3")] {
+        let row = status.lines().find(|line| line.starts_with(component));
+        let row: Vec<&str> = row.unwrap_or(&status).split_whitespace().collect();
+        assert_eq!(row[2..4], [host, "alive"], "{status}");
+    }
+    let logs = rig.testbed(&["logs", "lab"]).output().unwrap();
+    for heading in ["==> supervisor <==", "==> gmm <==", "==> m0 <=="] {
+        assert!(said(&logs).contains(heading), "{}", said(&logs));
+    }
+    let command = [
+        "exec",
+        "lab",
+        "n2",
+        "--",
+        "sh",
+        "-c",
+        "ip -br address; exit 3",
+    ];
+    let exec = rig.testbed(&command).output().unwrap();
+    assert_eq!(exec.status.code(), Some(3));
+    assert!(said(&exec).contains(&rig.address(2)), "{}", said(&exec));
+    let unknown = rig.testbed(&["logs", "lab", "m7"]).output().unwrap();
+    assert!(!unknown.status.success() && said(&unknown).contains("m0"));
+
+    let down = rig.testbed(&["down", "lab"]).output().unwrap();
+    assert!(down.status.success(), "{}", said(&down));
+    (0..=3).for_each(|host| rig.expect_nothing_left(host));
+}
+
+#[test]
+fn streams_statuses_and_signals_pass_through() {
+    let Some(rig) = three() else { return };
+    rig.up_as_usual();
+    for arguments in [["return", "9"], ["signal", "15"]] {
+        let native = Command::new(program("ending")).args(arguments).output();
+        let ours = run(&rig, "ending", &arguments).output().unwrap();
+        assert_eq!(ours.status, native.unwrap().status, "{}", said(&ours));
+    }
+    let missing = rig.testbed(&["run", "--on", "lab", "--", "no-such-program"]);
+    let missing = { missing }.output().unwrap();
+    assert_eq!(missing.status.code(), Some(127), "{}", said(&missing));
+
+    // More than all buffers between here and there hold, both ways.
+    let mut cat = rig.testbed(&["run", "--on", "lab", "--", "busybox", "cat"]);
+    let mut cat = cat
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, mut output) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
+    let sent: Vec<u8> = (0..8_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let copy = sent.clone();
+    let writer = std::thread::spawn(move || input.write_all(&copy));
+    let mut got = Vec::new();
+    output.read_to_end(&mut got).unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(got == sent && cat.wait().unwrap().success());
+}
+
+/// A program that runs until it is ended.
+fn endless(rig: &Rig) -> Child {
+    let mut command = run(rig, "busy", &["4", "1000000000"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = child.spawn().unwrap();
+    until("the program runs", || {
+        let status = rig.testbed(&["status", "lab"]).output().unwrap();
+        said(&status).contains("busy").then_some(())
+    });
+    child
+}
+
+/// The program ended because the system did, with a message that has these.
+fn expect_failure(child: Child, words: &[&str]) {
+    let output = child.wait_with_output().unwrap();
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(125), "{text}");
+    for word in words {
+        assert!(text.contains(word), "lacks {word:?}: {text}");
+    }
+}
+
+fn down_leaves_nothing(rig: &Rig) {
+    let down = rig.testbed(&["down", "lab"]).output().unwrap();
+    assert!(down.status.success(), "{}", said(&down));
+    (0..=3).for_each(|host| rig.expect_nothing_left(host));
+}
+
+#[test]
+fn an_agent_that_is_killed_takes_its_components_with_it() {
+    let Some(rig) = three() else { return };
+    rig.up_as_usual();
+    let program = endless(&rig);
+    let agents = rig.processes(2, "agent");
+    agents.iter().for_each(|pid| kill(*pid));
+    expect_failure(program, &["m0", "lost"]);
+    rig.expect_nothing_left(2);
+    let log = rig
+        .testbed(&["logs", "lab", "supervisor"])
+        .output()
+        .unwrap();
+    assert!(said(&log).contains("mcomponent m0"), "{}", said(&log));
+    down_leaves_nothing(&rig);
+}
+
+#[test]
+fn a_connection_that_breaks_is_named_and_its_host_is_clean() {
+    let Some(rig) = three() else { return };
+    rig.up_as_usual();
+    let program = endless(&rig);
+    // The operator's end of the connection to n1, where the program runs.
+    let ssh = rig.processes(0, &format!("root@{}\0", rig.address(1)));
+    assert_eq!(ssh.len(), 1);
+    kill(ssh[0]);
+    expect_failure(program, &["n1", "lost"]);
+    rig.expect_nothing_left(1);
+    down_leaves_nothing(&rig);
+}
+
+#[test]
+fn a_component_that_dies_is_started_again() {
+    let Some(rig) = three() else { return };
+    rig.up_as_usual();
+    let program = endless(&rig);
+    let memory = rig.processes(2, "mcomponent");
+    assert_eq!(memory.len(), 1);
+    kill(memory[0]);
+    expect_failure(program, &["m0", "lost"]);
+    until("a program runs again", || {
+        let ours = run(&rig, "ending", &["return", "0"]).output().unwrap();
+        ours.status.success().then_some(())
+    });
+    down_leaves_nothing(&rig);
+}
+
+#[test]
+fn a_supervisor_that_is_killed_leaves_nothing_anywhere() {
+    let Some(rig) = three() else { return };
+    rig.up_as_usual();
+    let supervisors = rig.processes(0, "supervise");
+    assert_eq!(supervisors.len(), 1);
+    kill(supervisors[0]);
+    (0..=3).for_each(|host| rig.expect_nothing_left(host));
+}
