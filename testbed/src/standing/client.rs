@@ -44,8 +44,14 @@ pub(crate) fn up(args: &UpArgs) -> Result<Ending> {
     if description.plan.processors.iter().any(|p| p.host.is_none()) {
         crate::doctor::refuse_unless_able()?;
     }
+    bring_up(&description)?;
+    Ok(Ending::Exit(0))
+}
+
+/// Brings a testbed up, and says so.
+pub(crate) fn bring_up(description: &Description) -> Result<()> {
     let lock = lock_all()?;
-    let state = prepare(&description)?;
+    let state = prepare(description)?;
     let deadline = match description.plan.hosts.is_empty() {
         true => UP_DEADLINE,
         false => UP_DEADLINE_HOSTS,
@@ -65,8 +71,8 @@ pub(crate) fn up(args: &UpArgs) -> Result<Ending> {
             said.trim()
         );
     }
-    show(&summary(&description))?;
-    Ok(Ending::Exit(0))
+    show(&summary(description))?;
+    Ok(())
 }
 
 fn summary(description: &Description) -> String {

@@ -13,7 +13,7 @@ mod proxy;
 mod status;
 mod supervisor;
 
-pub(crate) use client::{down, up};
+pub(crate) use client::{bring_up, down, up};
 pub(crate) use exec::exec;
 pub(crate) use logs::logs;
 pub(crate) use status::{list, status};
@@ -152,7 +152,7 @@ fn read_description(state: &Path) -> Result<Description> {
 
 /// The process at the other end of a connection to a supervisor: as long as
 /// that answers, its number can't be another's.
-fn process_of(supervisor: &UnixStream) -> Result<OwnedFd> {
+pub(crate) fn process_of(supervisor: &UnixStream) -> Result<OwnedFd> {
     let pid: Pid = rustix::net::sockopt::socket_peercred(supervisor)
         .context("who is the supervisor")?
         .pid;

@@ -8,7 +8,6 @@ use std::path::{Component, Path, PathBuf};
 
 /// File types and permissions as in stat(2).
 const DIRECTORY: u32 = 0o040_755;
-const LINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 const REGULAR: u32 = 0o100_000;
 /// Entries and contents begin at multiples of it, bytes.
@@ -68,16 +67,6 @@ impl<W: Write> Archive<W> {
             mode: REGULAR | permissions & 0o7777,
             device: (0, 0),
             contents,
-        })
-    }
-
-    /// A symbolic link.
-    pub(super) fn link(&mut self, path: &str, target: &str) -> Result<()> {
-        self.leaf(&Entry {
-            name: path,
-            mode: LINK,
-            device: (0, 0),
-            contents: target.as_bytes(),
         })
     }
 
@@ -182,7 +171,7 @@ mod tests {
     fn directories_come_once_and_before_what_is_in_them() {
         let mut archive = Archive::new(Vec::new());
         archive.file("a/b/c", 0o644, b"").unwrap();
-        archive.link("a/b/d", "c").unwrap();
+        archive.file("a/b/d", 0o644, b"").unwrap();
         let bytes = archive.finish().unwrap();
         let text = String::from_utf8_lossy(&bytes);
         let at = |name: &str| text.find(&format!("{name}\0")).unwrap();
@@ -196,7 +185,7 @@ mod tests {
         assert!(archive.file("../x", 0o644, b"").is_err());
         assert!(archive.file("/x", 0o644, b"").is_err());
         archive.file("x", 0o644, b"").unwrap();
-        assert!(archive.link("x", "y").is_err());
+        assert!(archive.directory("x/y").is_err() || archive.file("x", 0o644, b"").is_err());
         assert!(archive.has("x"));
     }
 }

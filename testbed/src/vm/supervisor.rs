@@ -288,7 +288,8 @@ impl Supervisor {
                         .context("nobody wants the machines any more")?;
                 }
                 if let Some(why) = guest.trouble() {
-                    bail!("{}: {why}{}", guest.node, self.last_words(guest_node(guest)));
+                    let node = guest.node;
+                    bail!("{node}: {why}{}", last_words(&self.state, node));
                 }
             }
             if self.guests.iter().all(|g| *g.progress.stage() == Stage::Ready) {
@@ -300,16 +301,6 @@ impl Supervisor {
             );
             self.wait(LOOK)?;
         }
-    }
-
-    /// The console's last line, to be appended to a message.
-    fn last_words(&self, node: Node) -> String {
-        let text = std::fs::read(qemu::console_log(&self.state, node)).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let last = text.lines().rev().find(|line| !line.trim().is_empty());
-        last.map_or(String::new(), |line| {
-            format!(" (its console's last line: {})", line.trim())
-        })
     }
 
     /// Until it is told to end.
@@ -426,6 +417,12 @@ impl Supervisor {
     }
 }
 
-fn guest_node(guest: &Guest) -> Node {
-    guest.node
+/// A console's last line, to be appended to a message.
+fn last_words(state: &Path, node: Node) -> String {
+    let text = std::fs::read(qemu::console_log(state, node)).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.map_or(String::new(), |line| {
+        format!(" (its console's last line: {})", line.trim())
+    })
 }
