@@ -171,7 +171,7 @@ impl Machines {
 }
 
 /// What the supervisor is asked: a line of JSON on its socket.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Request {
     Down,
     Status,

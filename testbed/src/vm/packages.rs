@@ -151,11 +151,11 @@ fn fetch(kernel: &str, into: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
 fn real_kernel(name: &str) -> Result<String> {
     let text = output("apt-cache", &["depends", name])
         .with_context(|| format!("no package {name}: `apt-get update`, or give --kernel"))?;
-    let depends = text.lines().filter_map(|line| {
+    let mut depends = text.lines().filter_map(|line| {
         let target = line.trim().strip_prefix("Depends: ")?;
         target.starts_with("linux-image-").then(|| target.to_owned())
     });
-    Ok(depends.last().unwrap_or_else(|| name.to_owned()))
+    Ok(depends.next_back().unwrap_or_else(|| name.to_owned()))
 }
 
 /// The first that can be had.
