@@ -125,7 +125,9 @@ const LEAST_MEMORY: u64 = 256 << 20;
 fn parse_memory(text: &str) -> Result<u64, String> {
     let size = member::parse_size(text).map_err(|why| why.to_string())?;
     if size < LEAST_MEMORY {
-        return Err(format!("{text} is too little for a machine: give 256MiB or more"));
+        return Err(format!(
+            "{text} is too little for a machine: give 256MiB or more"
+        ));
     }
     Ok(size)
 }

@@ -82,7 +82,10 @@ fn up(args: &UpArgs) -> Result<()> {
     }
     booted?;
     let seconds = begin.elapsed().as_secs_f64();
-    progress(&format!("{} machines are up after {seconds:.1} s", args.nodes));
+    progress(&format!(
+        "{} machines are up after {seconds:.1} s",
+        args.nodes
+    ));
     if args.bare {
         return Ok(());
     }
@@ -123,12 +126,17 @@ fn keep_logs(state: &Path) {
     // No longer to be found as machines that are up.
     let _ = std::fs::remove_file(state.join(super::WHERE));
     let _ = std::fs::remove_file(state.join("initramfs"));
-    warn(&format!("the machines' consoles: {}/console-*.log", state.display()));
+    warn(&format!(
+        "the machines' consoles: {}/console-*.log",
+        state.display()
+    ));
 }
 
 fn boot(args: &UpArgs, parts: &packages::Parts, share: PathBuf, state: &Path) -> Result<()> {
     let binaries = Binaries::find()?;
-    let ours = Binaries::directory()?.canonicalize().context("the binaries")?;
+    let ours = Binaries::directory()?
+        .canonicalize()
+        .context("the binaries")?;
     let own = ours.join("testbed");
     ensure!(
         own.is_file(),
@@ -173,9 +181,14 @@ fn start_supervisor(name: &str, state: &Path) -> Result<()> {
     let mut lines = BufReader::new(reader);
     loop {
         let heard = !lines.buffer().is_empty() || wait_all(&[lines.get_ref().as_fd()], UP_SILENCE);
-        ensure!(heard, "the machines {name:?} made no progress for {UP_SILENCE:?}");
+        ensure!(
+            heard,
+            "the machines {name:?} made no progress for {UP_SILENCE:?}"
+        );
         let mut line = String::new();
-        lines.read_line(&mut line).context("the supervisor's pipe")?;
+        lines
+            .read_line(&mut line)
+            .context("the supervisor's pipe")?;
         match line.trim_end().split_once(' ') {
             Some(("progress", what)) => progress(what),
             Some(("failed", why)) => bail!("the machines {name:?} did not come up: {why}"),
@@ -287,15 +300,18 @@ fn exec(name: &str, node: Node, command: &[OsString]) -> Result<Ending> {
     let machines = Machines::read(name)?;
     machines.check(node)?;
     let path = qemu::exec_socket(&machines.directory, node);
-    let socket = UnixStream::connect(&path).with_context(|| {
-        format!("{node} does not answer: see `testbed vm status {name}`")
-    })?;
+    let socket = UnixStream::connect(&path)
+        .with_context(|| format!("{node} does not answer: see `testbed vm status {name}`"))?;
     let reader = socket.try_clone().context("a socket")?;
     let (reader, writer) = (Box::new(reader), Box::new(socket));
     let client = Client::connect(&node.to_string(), "exec", reader, writer, AGENT_DEADLINE)
         .context("another `testbed vm exec` may be under way there")?;
     let argv = command.iter().map(|word| word.clone().into_vec()).collect();
-    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let stdio = [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ];
     let [stdin, stdout, stderr] = stdio.map(rustix::io::dup);
     let program = client.exec(argv, [stdin?, stdout?, stderr?])?;
     let ending = loop {

@@ -114,7 +114,10 @@ mod tests {
         let mut progress = Progress::default();
         progress.handle_bytes(b"splitkernel-vm: failed: rxe: no module\n");
         progress.handle_bytes(b"splitkernel-vm: ready\n");
-        assert_eq!(*progress.stage(), Stage::Failed("rxe: no module".to_owned()));
+        assert_eq!(
+            *progress.stage(),
+            Stage::Failed("rxe: no module".to_owned())
+        );
         let mut progress = Progress::default();
         progress.handle_bytes(b"[ 2.0] Kernel panic - not syncing: x\r\n");
         assert_eq!(

@@ -132,7 +132,8 @@ impl<W: Write> Archive<W> {
         head.extend(entry.name.as_bytes());
         head.push(0);
         pad(&mut head);
-        let padding = vec![0; entry.contents.len().next_multiple_of(ALIGNMENT) - entry.contents.len()];
+        let padding =
+            vec![0; entry.contents.len().next_multiple_of(ALIGNMENT) - entry.contents.len()];
         for part in [&head[..], entry.contents, &padding] {
             self.writer.write_all(part).with_context(context)?;
         }

@@ -74,7 +74,8 @@ impl<W: Write> Image<W> {
         for directory in ["usr/bin", "etc", "opt/splitkernel"] {
             self.archive.directory(directory)?;
         }
-        self.archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
+        self.archive
+            .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
         self.archive.file("etc/group", 0o644, b"root:x:0:\n")?;
         // The kernel opens it for init before devtmpfs is there.
         self.archive.character_device("dev/console", 5, 1)?;
@@ -96,7 +97,8 @@ impl<W: Write> Image<W> {
         for name in PROGRAMS {
             let path = self.find(name)?;
             self.need(&path)?;
-            self.archive.file(&format!("usr/bin/{name}"), 0o755, &read(&path)?)?;
+            self.archive
+                .file(&format!("usr/bin/{name}"), 0o755, &read(&path)?)?;
         }
         for name in LOADED.into_iter().chain([PROVIDER]) {
             let found = self.library_places().into_iter().map(|dir| dir.join(name));
@@ -117,7 +119,9 @@ impl<W: Write> Image<W> {
     }
 
     fn find(&self, program: &str) -> Result<PathBuf> {
-        let places = BINARY_PLACES.iter().map(|dir| self.tree.join(dir).join(program));
+        let places = BINARY_PLACES
+            .iter()
+            .map(|dir| self.tree.join(dir).join(program));
         let mut files = places.filter(|path| path.is_file());
         let found = files.next();
         found.with_context(|| format!("the packages have no {program}"))
@@ -156,9 +160,16 @@ impl<W: Write> Image<W> {
     fn put_libraries(&mut self) -> Result<()> {
         let libraries = std::mem::take(&mut self.libraries);
         let libc = libraries.get("libc.so.6").and_then(|path| path.parent());
-        let place = libc.unwrap_or(Path::new("/lib")).to_string_lossy().into_owned();
+        let place = libc
+            .unwrap_or(Path::new("/lib"))
+            .to_string_lossy()
+            .into_owned();
         for (name, path) in libraries {
-            let inside = if name.starts_with('/') { name } else { format!("{place}/{name}") };
+            let inside = if name.starts_with('/') {
+                name
+            } else {
+                format!("{place}/{name}")
+            };
             let inside = inside.trim_start_matches('/');
             if !self.archive.has(inside) {
                 self.archive.file(inside, 0o755, &read(&path)?)?;
@@ -218,7 +229,9 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_named() {
-        let said = parse_ldd("\tlibx.so.1 => not found\n").unwrap_err().to_string();
+        let said = parse_ldd("\tlibx.so.1 => not found\n")
+            .unwrap_err()
+            .to_string();
         assert!(said.contains("libx.so.1"), "{said}");
         assert!(is_static("\tstatically linked\n"));
         assert!(parse_ldd("\tstatically linked\n").unwrap().is_empty());

@@ -19,7 +19,10 @@ const DEFAULT_SETUP_SECTORS: usize = 4;
 /// How the payload is compressed, by its first bytes, and what undoes that.
 const TOOLS: [(&[u8], &[&str]); 6] = [
     (&[0x1f, 0x8b], &["gzip", "-dc"]),
-    (&[0xfd, b'7', b'z', b'X', b'Z', 0], &["xz", "-dc", "--single-stream"]),
+    (
+        &[0xfd, b'7', b'z', b'X', b'Z', 0],
+        &["xz", "-dc", "--single-stream"],
+    ),
     (&[0x28, 0xb5, 0x2f, 0xfd], &["zstd", "-dc"]),
     (b"BZh", &["bzip2", "-dc"]),
     (&[0x5d, 0, 0], &["xz", "--format=lzma", "-dc"]),
@@ -90,8 +93,11 @@ pub(super) fn filter(tool: &[&str], input: &[u8]) -> Result<Vec<u8>> {
         scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input)));
         stdout.map(|mut stdout| stdout.read_to_end(&mut output))
     });
-    let status = child.wait().with_context(|| format!("waiting for {program}"))?;
-    read.transpose().with_context(|| format!("reading from {program}"))?;
+    let status = child
+        .wait()
+        .with_context(|| format!("waiting for {program}"))?;
+    read.transpose()
+        .with_context(|| format!("reading from {program}"))?;
     ensure!(
         status.success() || !output.is_empty(),
         "{program} failed ({status})"

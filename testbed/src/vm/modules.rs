@@ -153,7 +153,10 @@ mod tests {
         assert_eq!(gather(place.path(), &["a"]).unwrap().len(), 1);
         std::fs::remove_file(builtin).unwrap();
         let said = gather(place.path(), &["a"]).err().unwrap().to_string();
-        assert!(said.contains("module b") && said.contains("--kernel"), "{said}");
+        assert!(
+            said.contains("module b") && said.contains("--kernel"),
+            "{said}"
+        );
     }
 
     #[test]

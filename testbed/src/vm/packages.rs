@@ -129,8 +129,12 @@ fn fetch(kernel: &str, into: &Path, say: &mut dyn FnMut(&str)) -> Result<()> {
     let archives = into.join("archives");
     std::fs::create_dir(&archives).context("the cache directory")?;
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    run(&archives, "apt-get", &[&["-qq", "download"], &names[..]].concat())
-        .context("fetching packages: `apt-get update` may help")?;
+    run(
+        &archives,
+        "apt-get",
+        &[&["-qq", "download"], &names[..]].concat(),
+    )
+    .context("fetching packages: `apt-get update` may help")?;
     say("unpacking them");
     let tree = into.join("tree");
     std::fs::create_dir(&tree).context("the cache directory")?;
@@ -153,7 +157,9 @@ fn real_kernel(name: &str) -> Result<String> {
         .with_context(|| format!("no package {name}: `apt-get update`, or give --kernel"))?;
     let mut depends = text.lines().filter_map(|line| {
         let target = line.trim().strip_prefix("Depends: ")?;
-        target.starts_with("linux-image-").then(|| target.to_owned())
+        target
+            .starts_with("linux-image-")
+            .then(|| target.to_owned())
     });
     Ok(depends.next_back().unwrap_or_else(|| name.to_owned()))
 }
@@ -163,7 +169,10 @@ fn available(names: &[&str]) -> Result<String> {
     let known = |name: &&&str| output("apt-cache", &["show", "--no-all-versions", name]).is_ok();
     match names.iter().find(known) {
         Some(name) => Ok((*name).to_owned()),
-        None => bail!("no package {}: `apt-get update` may help", names.join(" or ")),
+        None => bail!(
+            "no package {}: `apt-get update` may help",
+            names.join(" or ")
+        ),
     }
 }
 

@@ -282,7 +282,10 @@ mod tests {
     fn acceleration_needs_no_help() {
         let line = machine(Acceleration::Kvm, Some(Path::new("/srv")));
         assert!(line.contains("-accel kvm -cpu host") && !line.contains("tsc_early"));
-        assert!(line.contains("VM_SHARE=1") && line.contains("path=/srv"), "{line}");
+        assert!(
+            line.contains("VM_SHARE=1") && line.contains("path=/srv"),
+            "{line}"
+        );
     }
 
     #[test]
@@ -293,7 +296,10 @@ mod tests {
         let guest = "model name\t: CPU E5 @ 2.60GHz\ncpu MHz\t\t: 2596.122\nflags\t: hypervisor\n";
         assert_eq!(tsc_khz(guest), Some(2_596_122));
         assert!(!has_virtualization(guest));
-        assert_eq!(tsc_khz("model name: AMD EPYC\ncpu MHz: 2450.000\n"), Some(2_450_000));
+        assert_eq!(
+            tsc_khz("model name: AMD EPYC\ncpu MHz: 2450.000\n"),
+            Some(2_450_000)
+        );
         assert_eq!(tsc_khz("cpu MHz: nan\n"), None);
         assert_eq!(tsc_khz(""), None);
     }

@@ -188,7 +188,9 @@ impl Drop for Guest {
 /// A process's memory (VmRSS, proc(5)), bytes.
 fn resident(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
@@ -250,7 +252,10 @@ impl Supervisor {
         let listener = listener.context("the supervisor's socket")?;
         // QEMU does not try again: the switch listens first.
         let nodes: Vec<Node> = Node::all(order.nodes).collect();
-        let sockets: Vec<_> = nodes.iter().map(|n| qemu::network_socket(directory, *n)).collect();
+        let sockets: Vec<_> = nodes
+            .iter()
+            .map(|n| qemu::network_socket(directory, *n))
+            .collect();
         let switch = Switch::start(&sockets).context("the switch")?;
         let start = |node: Node| {
             let machine = Machine {
@@ -269,7 +274,11 @@ impl Supervisor {
             Guest::start(&machine, janitor)
         };
         let guests = nodes.into_iter().map(start).collect::<Result<_>>()?;
-        say(&format!("progress {} machines, {}", order.nodes, acceleration.name()))?;
+        say(&format!(
+            "progress {} machines, {}",
+            order.nodes,
+            acceleration.name()
+        ))?;
         Ok((switch, listener, guests))
     }
 
@@ -292,7 +301,11 @@ impl Supervisor {
                     bail!("{node}: {why}{}", last_words(&self.state, node));
                 }
             }
-            if self.guests.iter().all(|g| *g.progress.stage() == Stage::Ready) {
+            if self
+                .guests
+                .iter()
+                .all(|g| *g.progress.stage() == Stage::Ready)
+            {
                 return Ok(());
             }
             ensure!(
@@ -342,7 +355,10 @@ impl Supervisor {
     /// ask. True if it wants us to end.
     fn serve(&mut self) -> bool {
         let now = timespec(Duration::ZERO);
-        let waiting = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&now));
+        let waiting = poll(
+            &mut [PollFd::new(&self.listener, PollFlags::IN)],
+            Some(&now),
+        );
         if !matches!(waiting, Ok(1)) {
             return false;
         }
@@ -353,7 +369,10 @@ impl Supervisor {
         let _ = client.set_write_timeout(Some(CLIENT_TIMEOUT));
         let mut line = String::new();
         // One that hangs up without a word only wanted to know if we live.
-        if BufReader::new((&client).take(LONGEST_REQUEST)).read_line(&mut line).is_err() {
+        if BufReader::new((&client).take(LONGEST_REQUEST))
+            .read_line(&mut line)
+            .is_err()
+        {
             return false;
         }
         let Ok(request) = serde_json::from_str::<Request>(&line) else {

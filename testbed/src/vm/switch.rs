@@ -266,11 +266,15 @@ mod tests {
 
     fn plugged(count: usize) -> (tempfile::TempDir, Switch, Vec<UnixStream>) {
         let place = tempfile::tempdir().unwrap();
-        let paths: Vec<_> = (0..count).map(|n| place.path().join(n.to_string())).collect();
+        let paths: Vec<_> = (0..count)
+            .map(|n| place.path().join(n.to_string()))
+            .collect();
         let switch = Switch::start(&paths).unwrap();
         let connect = |path| {
             let stream = UnixStream::connect(path).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
             stream
         };
         let streams = paths.iter().map(connect).collect();
@@ -290,7 +294,10 @@ mod tests {
         for plug in &mut plugs[1..] {
             assert_eq!(*read_frame(plug).unwrap(), frame(2, 1)[..]);
         }
-        let cut = Link { cut: true, ..Link::default() };
+        let cut = Link {
+            cut: true,
+            ..Link::default()
+        };
         switch.set_link(1, cut);
         assert_eq!(switch.link(1), Some(cut));
         send(&mut plugs[0], &frame(3, 1));
@@ -303,7 +310,10 @@ mod tests {
 
     #[test]
     fn all_are_lost_where_all_shall_be() {
-        let link = |loss| Link { loss, ..Link::default() };
+        let link = |loss| Link {
+            loss,
+            ..Link::default()
+        };
         assert!((0..1000).all(|_| !passes(link(LOSS_UNIT))));
         assert!((0..1000).all(|_| passes(link(0))));
     }

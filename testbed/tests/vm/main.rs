@@ -41,7 +41,16 @@ fn three_machines_boot_talk_over_rxe_run_a_program_and_leave_nothing() {
 
 /// Between two machines, by libibverbs' own example.
 fn pings_over_rxe(rig: &Rig) {
-    let common = ["ibv_rc_pingpong", "-d", "rxe0", "-g", "1", "-e", "-n", ROUNDS];
+    let common = [
+        "ibv_rc_pingpong",
+        "-d",
+        "rxe0",
+        "-g",
+        "1",
+        "-e",
+        "-n",
+        ROUNDS,
+    ];
     let server = rig.exec("2", &common).spawn().unwrap();
     let client = [&common[..], &["10.77.0.2"]].concat();
     // It may come before the server listens.
@@ -93,7 +102,9 @@ fn a_dead_machine_is_an_error(rig: &Rig) {
 
 #[test]
 fn nothing_is_left_of_machines_whose_supervisor_is_killed() {
-    let Some(rig) = Rig::new("killed") else { return };
+    let Some(rig) = Rig::new("killed") else {
+        return;
+    };
     rig.ok(&["vm", "up", "--name", rig.name(), "--nodes", "1", "--bare"]);
     let pids = rig.emulators();
     rig::kill(rig::parent(pids[0]));

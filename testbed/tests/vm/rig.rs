@@ -76,7 +76,9 @@ impl Rig {
 
     pub(crate) fn assert_nothing_left(&self, pids: &[i32]) {
         let gone = retry(GONE, || {
-            let living = pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists());
+            let living = pids
+                .iter()
+                .any(|pid| Path::new(&format!("/proc/{pid}")).exists());
             let left = std::fs::read_dir(self.run_directory()).unwrap().count();
             (!living && left == 0).then_some(())
         });
