@@ -83,6 +83,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// A testbed of virtual machines on this computer, joined by soft-RoCE.
+    #[command(subcommand)]
+    Vm(crate::vm::Vm),
+    /// Owns virtual machines; started by `testbed vm up`.
+    #[command(hide = true)]
+    VmSupervise {
+        /// Which.
+        name: String,
+    },
     /// Cleans up behind a testbed that was killed; started by testbed.
     #[command(hide = true)]
     Janitor {

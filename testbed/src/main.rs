@@ -25,6 +25,7 @@ mod signals;
 mod standing;
 mod stats;
 mod table;
+mod vm;
 
 use clap::Parser;
 use ending::Ending;
@@ -78,6 +79,8 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Agent {
             device, binaries, ..
         } => agent::run(device.as_deref(), binaries.as_deref()),
+        cli::Command::Vm(command) => vm::run(&command),
+        cli::Command::VmSupervise { name } => vm::supervise(&name),
         cli::Command::Supervise { name } => standing::supervise(&name),
     }
 }

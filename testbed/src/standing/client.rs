@@ -45,11 +45,10 @@ pub(crate) fn up(args: &UpArgs) -> Result<Ending> {
         crate::doctor::refuse_unless_able()?;
     }
     bring_up(&description)?;
-    show(&summary(&description))?;
     Ok(Ending::Exit(0))
 }
 
-/// Brings a testbed up; an error says why it is not.
+/// Brings a testbed up, and says so.
 pub(crate) fn bring_up(description: &Description) -> Result<()> {
     let lock = lock_all()?;
     let state = prepare(description)?;
@@ -72,6 +71,7 @@ pub(crate) fn bring_up(description: &Description) -> Result<()> {
             said.trim()
         );
     }
+    show(&summary(description))?;
     Ok(())
 }
 

@@ -155,7 +155,7 @@ fn read_description(state: &Path) -> Result<Description> {
 
 /// The process at the other end of a connection to a supervisor: as long as
 /// that answers, its number can't be another's.
-fn process_of(supervisor: &UnixStream) -> Result<OwnedFd> {
+pub(crate) fn process_of(supervisor: &UnixStream) -> Result<OwnedFd> {
     let pid: Pid = rustix::net::sockopt::socket_peercred(supervisor)
         .context("who is the supervisor")?
         .pid;
