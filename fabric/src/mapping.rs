@@ -1,5 +1,5 @@
 //! Shared mappings of memfds: the memory that one-sided operations of the shm
-//! backend go to. With [`crate::window`] the only unsafe code of this crate.
+//! backend go to. With [`crate::verbs`] the only unsafe code of this crate.
 //!
 //! Other processes read and write this memory at any time. It is only ever
 //! copied from and to (no reference to it is made, but to atomics), and what

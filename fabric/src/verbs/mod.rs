@@ -28,8 +28,8 @@
 //! | [`link`], [`serve`] | the two ends |
 //! | [`probe`] | what stands in the way |
 //!
-//! With [`crate::mapping`] and [`crate::window`], `sys`, `device`, `objects`
-//! and `queue` are the only unsafe code of this crate.
+//! With [`crate::mapping`], `sys`, `device`, `objects` and `queue` are the only
+//! unsafe code of this crate.
 
 mod attach;
 mod device;

@@ -14,8 +14,9 @@ use std::sync::Arc;
 /// An unanswered packet is sent again after 4.096 us << this, 0.27 s,
 const ACK_TIMEOUT: u8 = 16;
 /// and so often: a peer that is gone is known to be so after 2 s, within any
-/// operation's deadline, if its control connection did not say so before.
-const RETRIES: u8 = 7;
+/// operation's deadline, if its control connection did not say so before. The
+/// most that there is, 7, soft-RoCE takes for no limit.
+const RETRIES: u8 = 6;
 /// A receiver without a buffer is tried again after 0.64 ms (code 12 of
 /// ibv_modify_qp(3)), so often. Credits keep that from happening.
 const RNR_TIMER: u8 = 12;
