@@ -20,8 +20,8 @@ use programs::program;
 use rig::{Rig, said};
 use std::time::Duration;
 
-/// The verbs operations of `ibv_rc_pingpong`: enough to lose some and to few
-/// to wait long for.
+/// The verbs operations of `ibv_rc_pingpong`: enough to lose some, and few enough not
+/// to take long.
 const ROUNDS: &str = "200";
 
 /// All in one boot, which is what takes time.
