@@ -157,7 +157,7 @@ mod tests {
         let golden = "070701\
             00000001000081ED000000000000000000000001000000000000000500000000\
             00000000000000000000000000000005000000";
-        let golden = [golden.as_bytes(), b"00init\0\0\0hello\0\0\0"].concat();
+        let golden = [golden.as_bytes(), b"00init\0\0hello\0\0\0"].concat();
         assert_eq!(
             String::from_utf8_lossy(&bytes[..golden.len()]),
             String::from_utf8_lossy(&golden)
@@ -186,7 +186,7 @@ mod tests {
         assert!(archive.file("../x", 0o644, b"").is_err());
         assert!(archive.file("/x", 0o644, b"").is_err());
         archive.file("x", 0o644, b"").unwrap();
-        assert!(archive.directory("x/y").is_err() || archive.file("x", 0o644, b"").is_err());
+        assert!(archive.file("x", 0o644, b"").is_err());
         assert!(archive.has("x"));
     }
 }

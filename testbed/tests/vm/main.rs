@@ -23,8 +23,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// The verbs operations of `ibv_rc_pingpong`: enough to lose some and to few
-/// to wait long for.
+/// The verbs operations of `ibv_rc_pingpong`: enough to lose some, and few enough not
+/// to take long.
 const ROUNDS: &str = "200";
 
 /// All in one boot, which is what takes time.
