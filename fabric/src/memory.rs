@@ -146,10 +146,11 @@ impl Memory {
         pieces: impl Iterator<Item = Piece>,
         out: &mut Vec<u8>,
     ) -> Result<(), FabricError> {
-        // Held while copying, so that a revocation waits for us.
+        let mut held = Vec::new();
+        // Locked while copying, so that a revocation waits for us.
         let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner);
         for piece in pieces {
-            let (region, offset) = slots.resolve(who, &piece, false)?;
+            let (region, offset) = slots.resolve(who, &piece, false, &mut held)?;
             let begin = out.len();
             out.resize(begin + piece.len, 0);
             region.read(offset, &mut out[begin..])?;
@@ -164,12 +165,13 @@ impl Memory {
         pieces: impl Iterator<Item = Piece> + Clone,
         mut data: &[u8],
     ) -> Result<(), FabricError> {
+        let mut held = Vec::new();
         let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner);
         for piece in pieces.clone() {
-            slots.resolve(who, &piece, true)?;
+            slots.resolve(who, &piece, true, &mut held)?;
         }
         for piece in pieces {
-            let (region, offset) = slots.resolve(who, &piece, true)?;
+            let (region, offset) = slots.resolve(who, &piece, true, &mut held)?;
             let (bytes, rest) = data
                 .split_at_checked(piece.len)
                 .ok_or(FabricError::OutOfBounds)?;
@@ -230,21 +232,27 @@ impl Slots {
             .ok_or(FabricError::BadKey)
     }
 
+    /// `held` must outlive the lock on these slots: should its owner drop a
+    /// region meanwhile, ours is the last handle, and dropping that withdraws
+    /// the region's grants, under the same lock.
     fn resolve(
         &self,
         who: Identity,
         piece: &Piece,
         write: bool,
+        held: &mut Vec<Region>,
     ) -> Result<(Region, u64), FabricError> {
         let slot = self.slot(who, piece.remote.key)?;
         let offset = slot
             .grant
             .place(piece.remote.offset, piece.len as u64, write)?;
-        let region = slot
-            .region
-            .upgrade()
-            .filter(|r| r.id == piece.remote.key.region);
-        Ok((region.map(Region).ok_or(FabricError::BadKey)?, offset))
+        let region = slot.region.upgrade().map(Region);
+        let region = region.ok_or(FabricError::BadKey)?;
+        held.push(region.clone());
+        if region.0.id != piece.remote.key.region {
+            return Err(FabricError::BadKey);
+        }
+        Ok((region, offset))
     }
 }
 
