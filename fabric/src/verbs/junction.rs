@@ -22,8 +22,9 @@ use std::time::Duration;
 const LOOKS: Duration = Duration::from_millis(100);
 
 /// Looks before the CPU is given away: a device of hardware answers within
-/// them.
-const POLLS: u32 = 8;
+/// them. Where there is one CPU, soft-RoCE needs it to get on.
+const POLLS: u32 = 64;
+const POLLS_ALONE: u32 = 8;
 
 /// One end of a connection as its threads share it.
 pub(crate) struct Junction {
@@ -33,6 +34,7 @@ pub(crate) struct Junction {
     queue: Arc<CompletionQueue>,
     control: Arc<OwnedFd>,
     name: String,
+    polls: u32,
 }
 
 /// What ended a sleep; neither, if the time was over.
@@ -56,7 +58,9 @@ impl Junction {
         control: Arc<OwnedFd>,
         name: String,
     ) -> Junction {
+        let alone = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
         Junction {
+            polls: if alone { POLLS_ALONE } else { POLLS },
             state: Mutex::new(state),
             changed: Condvar::new(),
             queue,
@@ -86,7 +90,9 @@ impl Junction {
         let mut attempt: Option<Attempt> = None;
         loop {
             let mut state = self.state();
-            for _ in 0..POLLS {
+            // What is asked for has not begun yet: one look, for what has come.
+            let polls = if attempt.is_some() { self.polls } else { 1 };
+            for _ in 0..polls {
                 if state.progress(&self.queue, &self.name, held)? {
                     break;
                 }
@@ -102,7 +108,7 @@ impl Junction {
                 if let Some(attempt) = &attempt {
                     state.spin.end(attempt);
                 }
-                self.changed.notify_all();
+                self.wake(state);
                 return Ok(Woken::Done(done));
             }
             let attempt = attempt.get_or_insert_with(|| state.spin.begin());
@@ -122,12 +128,25 @@ impl Junction {
     /// Waits until the leader has found something.
     fn follow(
         &self,
-        state: MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, State>,
         deadline: Option<&Deadline>,
     ) -> Result<(), FabricError> {
         let left = deadline.map_or(Ok(LOOKS), |d| d.left(&self.name))?;
-        drop(self.changed.wait_timeout(state, left.min(LOOKS)));
+        state.followers += 1;
+        let woken = self.changed.wait_timeout(state, left.min(LOOKS));
+        let (mut state, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        state.followers -= 1;
         Ok(())
+    }
+
+    /// Wakes those who wait for the leader; a wake-up of nobody would be a
+    /// system call all the same.
+    fn wake(&self, state: MutexGuard<'_, State>) {
+        let followed = state.followers > 0;
+        drop(state);
+        if followed {
+            self.changed.notify_all();
+        }
     }
 
     /// Sleeps until something has come; whether to the control connection.
@@ -143,8 +162,9 @@ impl Junction {
         if !matches!(slept, Ok(Slept { event: false, .. })) {
             self.queue.take_event();
         }
-        self.state().led = false;
-        self.changed.notify_all();
+        let mut state = self.state();
+        state.led = false;
+        self.wake(state);
         slept.map(|slept| slept.control)
     }
 

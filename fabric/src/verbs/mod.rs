@@ -3,33 +3,33 @@
 //!
 //! A connection begins as one of the tcp backend's, handshake and proof
 //! included. That TCP connection stays open as the control connection: the
-//! two ends tell each other of their queue pairs over it ([`attach`]), the
+//! two ends tell each other of their queue pairs over it (`attach`), the
 //! initiator has keys looked up, and a peer that dies hangs up there at once.
 //!
 //! A connection has two queue pairs, both reliable:
 //!
-//! - one for messages ([`messages`]): frames are cut into sends, under
-//!   credits, into receive queues that connections share ([`receives`]);
-//! - one for one-sided operations ([`transfers`]), carried out by the target's
+//! - one for messages (`messages`): frames are cut into sends, under
+//!   credits, into receive queues that connections share (`receives`);
+//! - one for one-sided operations (`transfers`), carried out by the target's
 //!   device alone. A key that was revoked breaks it, as RDMA has it; it is
 //!   replaced, the operation fails, those posted after it are carried out, and
 //!   messages never notice.
 //!
 //! Protection is the device's: what is granted to an identity is registered
-//! in its protection domain ([`domain`]) when it first uses the key, and
+//! in its protection domain (`domain`) when it first uses the key, and
 //! deregistered when the grant is revoked.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`sys`] | the library's ABI |
-//! | [`device`], [`objects`], [`queue`] | its objects, owned and safe to use |
-//! | [`ports`] | which device and port |
-//! | [`state`], [`junction`] | completions, and waiting for them |
-//! | [`link`], [`serve`] | the two ends |
-//! | [`probe`] | what stands in the way |
+//! | `sys` | the library's ABI |
+//! | `device`, `objects`, `queue` | its objects, owned and safe to use |
+//! | `ports` | which device and port |
+//! | `state`, `junction` | completions, and waiting for them |
+//! | `link`, `serve` | the two ends |
+//! | `probe` | what stands in the way |
 //!
-//! With [`crate::mapping`], `sys`, `device`, `objects` and `queue` are the only
-//! unsafe code of this crate.
+//! With the crate's `mapping`, `sys`, `device`, `objects` and `queue` are the
+//! only unsafe code.
 
 mod attach;
 mod device;

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) spin: Spin,
     /// A thread sleeps until something comes: others wait for it.
     pub(crate) led: bool,
+    /// How many wait for it.
+    pub(crate) followers: u32,
     /// Reused; `None` while it is.
     found: Option<Box<Found>>,
 }
@@ -45,6 +47,7 @@ impl State {
             transfers,
             spin: Spin::default(),
             led: false,
+            followers: 0,
             found: None,
         }
     }
