@@ -52,23 +52,26 @@ pub(crate) fn run(device: Option<&Path>, binaries: Option<&Path>) -> Result<Endi
     Ok(Ending::Exit(0))
 }
 
-/// One channel after the other, for ever: a device outlives who uses it.
+/// One channel after the other, for ever: a device outlives who uses it. It
+/// stays open meanwhile: closed, it would lose what the next one says before
+/// it is opened again.
 fn serve_device(path: &Path, options: server::Options<'_>) -> Result<()> {
     let context = || format!("cannot open {}", path.display());
+    let device = File::options().read(true).write(true).open(path);
+    let device = device.with_context(context)?;
     loop {
-        let device = File::options().read(true).write(true).open(path);
-        let device = device.with_context(context)?;
         await_somebody(&device)?;
+        let reader = device.try_clone().with_context(context)?;
         let writer = device.try_clone().with_context(context)?;
-        if let Err(why) = server::serve(&mut Patient(device), Box::new(writer), options) {
+        if let Err(why) = server::serve(&mut Patient(reader), Box::new(writer), options) {
             tracing::warn!("{why:#}");
+            std::thread::sleep(RETRY);
         }
     }
 }
 
 /// Waits until somebody speaks. While nobody holds the other end, a device is
-/// readable and hung up, again and again; opened anew, it may lose what whoever
-/// comes says first.
+/// readable and hung up, again and again.
 fn await_somebody(device: &File) -> Result<()> {
     loop {
         let mut waits = [PollFd::new(device, PollFlags::IN)];
