@@ -19,7 +19,6 @@
 
 use super::LineNo;
 use proto::process::Policy;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -86,7 +85,9 @@ pub(super) struct Replacement {
     spared: Box<[bool]>,
     /// Evictions that a policy turned away from the oldest line.
     pub(super) spared_times: u64,
-    ghosts: VecDeque<Ghost>,
+    /// The lines of the last evictions, as many as there are ways: the set
+    /// could have held them until now. A ring; [`NONE`] is not remembered.
+    ghosts: Box<[u32]>,
     /// Evictions so far.
     evictions: u32,
     /// Adaptive.
@@ -99,10 +100,12 @@ pub(super) struct Replacement {
     random: u32,
 }
 
-struct Ghost {
-    line: u64,
-    /// The number of its eviction.
-    at: u32,
+const NONE: u32 = 0;
+
+/// A line as it is remembered: short, so that many fit a processor's cache.
+/// Lines that look alike lie terabytes apart.
+fn ghost(line: LineNo) -> u32 {
+    (line.0 as u32).max(NONE + 1)
 }
 
 impl Replacement {
@@ -116,7 +119,7 @@ impl Replacement {
             clock: 0,
             spared: vec![false; reuse].into_boxed_slice(),
             spared_times: 0,
-            ghosts: VecDeque::new(),
+            ghosts: vec![NONE; reuse + adaptive].into_boxed_slice(),
             evictions: 0,
             score,
             passing: vec![false; adaptive].into_boxed_slice(),
@@ -126,8 +129,7 @@ impl Replacement {
     }
 
     pub(super) fn inserted(&mut self, way: usize, line: LineNo) {
-        let remembers = matches!(self.policy, Policy::Reuse | Policy::Adaptive);
-        let came_back = remembers && self.forget(line);
+        let came_back = self.forget(line);
         if self.policy == Policy::Reuse {
             self.spared[way] = came_back;
         }
@@ -145,21 +147,20 @@ impl Replacement {
 
     /// Whether `line` was remembered; it is not any more.
     fn forget(&mut self, line: LineNo) -> bool {
-        let ghost = self.ghosts.iter().position(|g| g.line == line.0);
-        ghost.and_then(|at| self.ghosts.remove(at)).is_some()
+        let line = ghost(line);
+        let found = self.ghosts.iter_mut().find(|g| **g == line);
+        found.map(|g| *g = NONE).is_some()
     }
 
     pub(super) fn evicted(&mut self, line: LineNo) {
         self.evictions = self.evictions.wrapping_add(1);
-        if self.policy == Policy::Reuse || self.policy == Policy::Adaptive && self.took_oldest {
-            let (line, at) = (line.0, self.evictions);
-            self.ghosts.push_back(Ghost { line, at });
+        if self.ghosts.is_empty() {
+            return;
         }
-        // As many evictions as ways: the set could have held it until now.
-        let ways = self.stamps.len() as u32;
-        let now = self.evictions;
-        while (self.ghosts.front()).is_some_and(|g| now.wrapping_sub(g.at) >= ways) {
-            self.ghosts.pop_front();
+        let remembers = self.policy == Policy::Reuse || self.took_oldest;
+        let now = self.evictions as usize % self.ghosts.len();
+        let kept = if remembers { ghost(line) } else { NONE };
+        if std::mem::replace(&mut self.ghosts[now], kept) != NONE {
             self.score.right();
         }
     }
