@@ -9,12 +9,25 @@ use std::thread::JoinHandle;
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// The agent's end. Dropped, it is done, and has removed what it made.
+struct Agent {
+    client: Client,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.client.say_goodbye();
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
 /// A client, and the agent's end.
-fn pair(binaries: &Path) -> (Client, JoinHandle<Result<()>>) {
+fn pair(binaries: &Path) -> (Client, Agent) {
     let (mut requests, to_agent) = std::io::pipe().unwrap();
     let (answers, from_agent) = std::io::pipe().unwrap();
     let binaries = binaries.to_owned();
-    let agent = std::thread::spawn(move || {
+    let thread = std::thread::spawn(move || {
         let options = server::Options {
             binaries: Some(&binaries),
             janitor: false,
@@ -22,7 +35,12 @@ fn pair(binaries: &Path) -> (Client, JoinHandle<Result<()>>) {
         server::serve(&mut requests, Box::new(from_agent), options)
     });
     let client = Client::connect("h", "t", Box::new(answers), Box::new(to_agent), SOON);
-    (client.unwrap(), agent)
+    let client = client.unwrap();
+    let agent = Agent {
+        client: client.clone(),
+        thread: Some(thread),
+    };
+    (client, agent)
 }
 
 fn shell(client: &Client, script: &str) -> super::client::Output {
