@@ -2,16 +2,17 @@
 
 use crate::FabricError;
 use crate::frame::{HEADER, Header};
-use crate::spin::Spin;
+use crate::spin::{Peer, Spin};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    SendAncillaryMessage, SendFlags, SocketAddrAny,
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -121,12 +122,25 @@ pub(crate) fn send(
     Ok(())
 }
 
+/// Whether a socket's peer runs on this machine, as far as addresses tell.
+pub(crate) fn peer_of(fd: &OwnedFd) -> Peer {
+    let ip = |address: SocketAddrAny| SocketAddr::try_from(address).map(|a| a.ip());
+    let ours = rustix::net::getsockname(fd).and_then(ip);
+    let theirs = rustix::net::getpeername(fd).map(|a| a.map(ip));
+    match (ours, theirs) {
+        (Ok(ours), Ok(Some(Ok(theirs)))) if ours != theirs => Peer::Afar,
+        _ => Peer::Here,
+    }
+}
+
 /// The receiving end of a socket.
 pub(crate) struct Stream {
     fd: Arc<OwnedFd>,
     /// Who is at the other end, for messages.
     pub(crate) name: String,
     spin: Spin,
+    /// Where its answers come from.
+    from: Peer,
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -138,6 +152,7 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn new(fd: Arc<OwnedFd>, name: String) -> Stream {
         Stream {
+            from: peer_of(&fd),
             fd,
             name,
             spin: Spin::default(),
@@ -192,7 +207,11 @@ impl Stream {
         mut into: Option<&mut [u8]>,
         wait: &Wait,
     ) -> Result<usize, FabricError> {
-        let mut attempt = self.spin.begin();
+        let from = match wait {
+            Wait::Forever => Peer::Here,
+            Wait::Until(_) => self.from,
+        };
+        let mut attempt = self.spin.begin(from);
         loop {
             // A server's idle thread sleeps in the receive call itself: one
             // system call, woken synchronously by the sender.

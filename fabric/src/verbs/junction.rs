@@ -10,8 +10,8 @@ use super::objects::CompletionQueue;
 use super::state::State;
 use super::transfers::Held;
 use crate::FabricError;
-use crate::spin::Attempt;
-use crate::stream::Deadline;
+use crate::spin::{Attempt, Peer};
+use crate::stream::{Deadline, peer_of};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -35,6 +35,7 @@ pub(crate) struct Junction {
     control: Arc<OwnedFd>,
     name: String,
     polls: u32,
+    from: Peer,
 }
 
 /// What ended a sleep; neither, if the time was over.
@@ -61,6 +62,7 @@ impl Junction {
         let alone = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
         Junction {
             polls: if alone { POLLS_ALONE } else { POLLS },
+            from: peer_of(&control),
             state: Mutex::new(state),
             changed: Condvar::new(),
             queue,
@@ -92,14 +94,16 @@ impl Junction {
             let mut state = self.state();
             // What is asked for has not begun yet: one look, for what has come.
             let polls = if attempt.is_some() { self.polls } else { 1 };
+            let mut came = false;
             for _ in 0..polls {
-                if state.progress(&self.queue, &self.name, held)? {
+                came = state.progress(&self.queue, &self.name, held)?;
+                if came {
                     break;
                 }
                 std::hint::spin_loop();
             }
-            let sleeps = attempt.as_ref().is_some_and(Attempt::is_over);
-            if !state.led && sleeps {
+            let sleeps = !came && !state.led && attempt.as_ref().is_some_and(Attempt::is_over);
+            if sleeps {
                 // What came before it was armed makes no event.
                 self.queue.arm()?;
                 state.progress(&self.queue, &self.name, held)?;
@@ -111,7 +115,14 @@ impl Junction {
                 self.wake(state);
                 return Ok(Woken::Done(done));
             }
-            let attempt = attempt.get_or_insert_with(|| state.spin.begin());
+            let Some(attempt) = &mut attempt else {
+                // It may be done already: soft-RoCE carries out what it can
+                // while it is posted. So the first look comes before the CPU
+                // is given away.
+                let from = deadline.map_or(Peer::Here, |_| self.from);
+                attempt = Some(state.spin.begin(from));
+                continue;
+            };
             if state.led {
                 self.follow(state, deadline)?;
             } else if sleeps {

@@ -231,6 +231,7 @@ impl VerbsLink {
         let id = self.next_id();
         if let Some(transfers) = &mut self.junction.state().transfers {
             transfers.begin(id, writes, &targets, None);
+            transfers.pump(held)?;
         }
         self.wait(deadline, held, |state, _| Ok(take(state, id)))?
             .map(drop)

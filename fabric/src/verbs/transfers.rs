@@ -13,8 +13,9 @@ use super::state::moved_id;
 use super::sys::{Sge, status};
 use crate::link::Work;
 use crate::{FabricError, Segment};
+use arrayvec::ArrayVec;
 use proto::addr::RemoteKey;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Bytes of the ring.
@@ -64,10 +65,66 @@ struct Posted {
 }
 
 struct Operation {
+    id: u64,
     /// Its buffer; `None` where a waiting caller holds it.
     buffer: Option<Vec<u8>>,
-    /// Pieces not done.
+    /// Pieces not done; it has ended where there are none.
     left: usize,
+    refused: Option<FabricError>,
+}
+
+/// Operations under way and those that have ended but were not taken, by id:
+/// they begin in its order.
+#[derive(Default)]
+struct Operations {
+    all: VecDeque<Operation>,
+    /// How many have not ended.
+    busy: usize,
+}
+
+impl Operations {
+    fn add(&mut self, operation: Operation) {
+        self.busy += usize::from(operation.left > 0);
+        self.all.push_back(operation);
+    }
+
+    fn find(&self, id: u64) -> Option<usize> {
+        self.all.binary_search_by_key(&id, |o| o.id).ok()
+    }
+
+    fn get(&self, id: u64) -> Option<&Operation> {
+        self.all.get(self.find(id)?)
+    }
+
+    fn get_mut(&mut self, id: u64) -> Option<&mut Operation> {
+        let at = self.find(id)?;
+        self.all.get_mut(at)
+    }
+
+    /// A piece of `id` is done.
+    fn count_down(&mut self, id: u64) {
+        if let Some(operation) = self.get_mut(id) {
+            operation.left -= 1;
+            if operation.left == 0 {
+                self.busy -= 1;
+            }
+        }
+    }
+
+    fn refuse(&mut self, id: u64, why: FabricError) {
+        if let Some(operation) = self.get_mut(id) {
+            operation.left = 0;
+            operation.refused = Some(why);
+            self.busy -= 1;
+        }
+    }
+
+    fn take(&mut self, id: u64) -> Option<Result<Vec<u8>, FabricError>> {
+        let at = self.find(id).filter(|&at| self.all[at].left == 0)?;
+        let ended = self.all.remove(at)?;
+        let buffer = ended.buffer.unwrap_or_default();
+        Some(ended.refused.map_or(Ok(buffer), Err))
+    }
 }
 
 /// The initiator's end.
@@ -82,8 +139,7 @@ pub(crate) struct Transfers {
     epoch: u16,
     waiting: VecDeque<Piece>,
     posted: VecDeque<Posted>,
-    operations: BTreeMap<u64, Operation>,
-    done: BTreeMap<u64, Result<Vec<u8>, FabricError>>,
+    operations: Operations,
     /// The key that broke the queue pair.
     refused: Option<RemoteKey>,
 }
@@ -99,8 +155,7 @@ impl Transfers {
             epoch: 0,
             waiting: VecDeque::new(),
             posted: VecDeque::new(),
-            operations: BTreeMap::new(),
-            done: BTreeMap::new(),
+            operations: Operations::default(),
             refused: None,
         }
     }
@@ -111,7 +166,7 @@ impl Transfers {
 
     /// Whether everything posted has been carried out.
     pub(crate) fn is_idle(&self) -> bool {
-        self.operations.is_empty()
+        self.operations.busy == 0
     }
 
     /// The key that the peer's device refused: the queue pair is broken, and
@@ -152,27 +207,32 @@ impl Transfers {
                 });
             }
         }
-        let left = self.waiting.len() - before;
-        if left == 0 {
-            self.done.insert(id, Ok(buffer.unwrap_or_default()));
-        } else {
-            self.operations.insert(id, Operation { buffer, left });
-        }
+        self.operations.add(Operation {
+            id,
+            buffer,
+            left: self.waiting.len() - before,
+            refused: None,
+        });
     }
 
     /// An operation that ended before it began.
     pub(crate) fn refuse(&mut self, id: u64, why: FabricError) {
-        self.done.insert(id, Err(why));
+        self.operations.add(Operation {
+            id,
+            buffer: None,
+            left: 0,
+            refused: Some(why),
+        });
     }
 
     /// Whether `id` is under way or its result waits to be taken.
     pub(crate) fn knows(&self, id: u64) -> bool {
-        self.operations.contains_key(&id) || self.done.contains_key(&id)
+        self.operations.find(id).is_some()
     }
 
     /// The result of an operation that has ended.
     pub(crate) fn take(&mut self, id: u64) -> Option<Result<Vec<u8>, FabricError>> {
-        self.done.remove(&id)
+        self.operations.take(id)
     }
 
     /// Posts what fits.
@@ -188,8 +248,8 @@ impl Transfers {
     /// Posts as many pieces as one doorbell takes; whether there were any.
     fn post_some(&mut self, held: &Held<'_>) -> Result<bool, FabricError> {
         let first = self.posted.len();
-        let mut places = Vec::with_capacity(SIGNALED_EVERY);
-        while self.posted.len() < DEPTH && places.len() < SIGNALED_EVERY {
+        let mut places = ArrayVec::<_, SIGNALED_EVERY>::new();
+        while self.posted.len() < DEPTH && !places.is_full() {
             let Some(piece) = self.waiting.front().copied() else {
                 break;
             };
@@ -206,11 +266,9 @@ impl Transfers {
             });
             self.number += 1;
         }
-        let epoch = self.epoch;
         let count = places.len();
-        let new = self.posted.iter().skip(first).zip(places).enumerate();
-        let mut requests = Vec::with_capacity(count);
-        for (n, (posted, place)) in new {
+        let mut requests = ArrayVec::<_, SIGNALED_EVERY>::new();
+        for (posted, place) in self.posted.range(first..).zip(places) {
             let Piece { writes, target, .. } = posted.piece;
             let action = match writes {
                 true => Action::Write(target.at, target.rkey),
@@ -221,10 +279,10 @@ impl Transfers {
                 None => Local::Inline(source(&self.operations, &posted.piece, held)?),
             };
             requests.push(Request {
-                id: moved_id(epoch, posted.number),
+                id: moved_id(self.epoch, posted.number),
                 action,
                 local,
-                signaled: n + 1 == count,
+                signaled: requests.len() + 1 == count,
             });
         }
         self.queue.post(&requests)?;
@@ -256,6 +314,11 @@ impl Transfers {
     /// Takes `len` bytes of the ring, in one piece.
     fn reserve(&mut self, len: u64) -> Option<usize> {
         let size = RING as u64;
+        if self.freed == self.taken {
+            // From the start again: it is in the CPU's cache.
+            self.taken = self.taken.next_multiple_of(size);
+            self.freed = self.taken;
+        }
         let mut begin = self.taken.next_multiple_of(ALIGN);
         if begin % size + len > size {
             begin = begin.next_multiple_of(size);
@@ -294,8 +357,8 @@ impl Transfers {
         let Some(Posted { piece, at, end, .. }) = self.posted.pop_front() else {
             return Ok(());
         };
-        self.freed = end;
-        let Some(operation) = self.operations.get_mut(&piece.operation) else {
+        self.freed = self.freed.max(end);
+        let Some(operation) = self.operations.get_mut(piece.operation) else {
             return Ok(());
         };
         if let (false, Some(at)) = (piece.writes, at) {
@@ -306,13 +369,7 @@ impl Transfers {
             };
             self.ring.read(at, segment(&piece.target).of_mut(into)?)?;
         }
-        operation.left -= 1;
-        if operation.left == 0
-            && let Some(ended) = self.operations.remove(&piece.operation)
-        {
-            let buffer = ended.buffer.unwrap_or_default();
-            self.done.insert(piece.operation, Ok(buffer));
-        }
+        self.operations.count_down(piece.operation);
         Ok(())
     }
 
@@ -323,8 +380,7 @@ impl Transfers {
             return;
         };
         let broken = failed.piece.operation;
-        self.operations.remove(&broken);
-        self.done.insert(broken, Err(FabricError::BadKey));
+        self.operations.refuse(broken, FabricError::BadKey);
         self.refused = Some(failed.piece.target.key);
         while let Some(next) = self.posted.pop_back() {
             self.waiting.push_front(next.piece);
@@ -364,11 +420,11 @@ fn segment(target: &Target) -> Segment {
 
 /// The bytes that a piece writes.
 fn source<'a>(
-    operations: &'a BTreeMap<u64, Operation>,
+    operations: &'a Operations,
     piece: &Piece,
     held: &'a Held<'_>,
 ) -> Result<&'a [u8], FabricError> {
-    let operation = operations.get(&piece.operation).ok_or_else(lost)?;
+    let operation = operations.get(piece.operation).ok_or_else(lost)?;
     let from = match (&operation.buffer, held) {
         (Some(buffer), _) => buffer,
         (None, Held::From(buffer)) => *buffer,
