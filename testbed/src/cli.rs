@@ -5,6 +5,7 @@ use crate::shape::{CacheSize, parse_cache, parse_line};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fabric::Emulation;
 use proto::process::Policy;
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -152,6 +153,9 @@ pub(crate) struct BenchFabricArgs {
     /// Asks the one that waits at this address.
     #[arg(long, value_name = "ADDRESS", requires = "key")]
     pub(crate) to: Option<String>,
+    /// The links of this testbed that is up, from its processor components.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["listen", "to", "key", "fabric", "emulate"])]
+    pub(crate) on: Option<String>,
     /// The key of both ends; made by the one that waits if it isn't there.
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
@@ -168,7 +172,7 @@ pub(crate) struct BenchFabricArgs {
     #[arg(long, value_name = "SPEC")]
     pub(crate) emulate: Option<EmulationSpec>,
     /// Runs perftest's own programs between the same two machines as well.
-    #[arg(long, requires = "to")]
+    #[arg(long, conflicts_with = "listen")]
     pub(crate) perftest: bool,
     /// As JSON.
     #[arg(long)]
@@ -176,7 +180,7 @@ pub(crate) struct BenchFabricArgs {
 }
 
 /// What is measured over a link.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Operation {
     /// A one-sided read.
     Read,

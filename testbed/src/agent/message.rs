@@ -2,6 +2,7 @@
 //! both directions, framed by a little-endian u32 length. Every length is
 //! bounded, and what a peer says is checked where it is used.
 
+use crate::bench::Step;
 use crate::plan::Fabric;
 use crate::program::Search;
 use crate::stats::Question;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Version of these messages. Both ends are the same binary where testbed
 /// deployed the agent; elsewhere (a virtual machine's image) they may differ.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// Begins each direction, so that what a login shell prints before is told
 /// apart from the agent.
 pub(crate) const MAGIC: &[u8; 16] = b"\0splitkernel-ag\n";
@@ -91,6 +92,13 @@ pub(crate) enum Request {
     Find(Search),
     /// Runs a command of the host itself.
     Exec { argv: Vec<Vec<u8>> },
+    /// Has a partner of measurements listen at a fabric address; answered
+    /// with the one that it got.
+    BenchListen { address: String },
+    /// Ends the partner that the call of this number began.
+    BenchEnd { partner: u32 },
+    /// Measures the link to a partner; answered with its figures as JSON.
+    BenchMeasure { address: String, step: Step },
 }
 
 /// What the agent answers.

@@ -8,6 +8,7 @@ use super::message::{
 };
 use super::programs::Programs;
 use super::rxe;
+use crate::bench::{Asker, Partner};
 use crate::cluster::{Operator, control_path};
 use crate::component::Start;
 use crate::janitor::Janitor;
@@ -15,7 +16,9 @@ use crate::places::{self, Binaries, check_name, make_private};
 use crate::plan::Fabric;
 use crate::stats::Question;
 use anyhow::{Context, Result, bail, ensure};
+use fabric::ClusterKey;
 use proto::NodeKind;
+use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -76,6 +79,8 @@ struct Session {
     uploads: HashMap<u32, (Upload, Option<(String, PathBuf)>)>,
     components: Components,
     programs: Programs,
+    /// Partners of measurements, by the number of the call.
+    partners: HashMap<u32, Partner>,
     janitor: Option<Janitor>,
 }
 
@@ -99,6 +104,7 @@ impl Session {
             binaries,
             versions: BTreeMap::new(),
             uploads: HashMap::new(),
+            partners: HashMap::new(),
             janitor,
         })
     }
@@ -179,6 +185,18 @@ impl Session {
                 return Ok(Some(Answer::Bytes(found)));
             }
             Request::Exec { argv } => self.programs.exec(id, argv)?,
+            Request::BenchListen { address } => {
+                let partner = Partner::new(&address, &self.key()?)?;
+                let address = partner.address().into_bytes();
+                self.partners.insert(id, partner);
+                return Ok(Some(Answer::Bytes(address)));
+            }
+            Request::BenchEnd { partner } => drop(self.partners.remove(&partner)),
+            Request::BenchMeasure { address, step } => {
+                let key = self.key()?;
+                self.answer_later(id, move || Asker::measure(&address, &key, &step))?;
+                return Ok(None);
+            }
         }
         Ok(Some(Answer::Done))
     }
@@ -209,13 +227,24 @@ impl Session {
         Ok(())
     }
 
-    /// Answers on a thread of its own: others may take their time.
     fn ask(&self, id: u32, gmm: Vec<String>, fabric: Fabric, question: Question) -> Result<()> {
         let operator = Operator::new(&self.directory.join("key"), gmm, fabric)?;
+        self.answer_later(id, move || question.answer(&operator))
+    }
+
+    fn key(&self) -> Result<ClusterKey> {
+        Ok(ClusterKey::load(&self.directory.join("key"))?)
+    }
+
+    /// Answers with JSON, on a thread of its own: it may take its time.
+    fn answer_later<T: Serialize>(
+        &self,
+        id: u32,
+        answer: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<()> {
         let sender = self.sender.clone();
         let answer = move || {
-            let result = question.answer(&operator);
-            let result = result.and_then(|json| Ok(serde_json::to_vec(&json)?));
+            let result = answer().and_then(|json| Ok(serde_json::to_vec(&json)?));
             let result = result.map(Answer::Bytes).map_err(|why| format!("{why:#}"));
             let _ = sender.send(&Message::Reply { id, result });
         };
@@ -301,6 +330,7 @@ impl Session {
     /// Takes down what was made.
     fn clear(&mut self) {
         self.programs.hang_up_all();
+        self.partners.clear();
         self.components.end();
         rxe::remove_all(&self.directory);
         // Partial uploads go first: they may lie in it.

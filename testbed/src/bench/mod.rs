@@ -1,9 +1,15 @@
 //! `testbed bench`: measures the testbed itself.
 
 mod calibrate;
+mod figures;
 mod links;
+mod measure;
 mod partner;
 mod perftest;
+
+pub(crate) use figures::Figures;
+pub(crate) use measure::Step;
+pub(crate) use partner::{Asker, Partner};
 
 use crate::cli::Bench;
 use crate::ending::Ending;

@@ -1,5 +1,7 @@
 //! The two ends of a measurement: one with memory that answers, one that asks.
 
+use super::figures::Figures;
+use super::measure::Step;
 use super::perftest;
 use anyhow::{Context, Result, bail};
 use fabric::{
@@ -64,14 +66,14 @@ impl Service for Answers {
 }
 
 /// The end that answers.
-pub(super) struct Partner {
+pub(crate) struct Partner {
     server: Server,
     // Its memory goes with it.
     _region: Region,
 }
 
 impl Partner {
-    pub(super) fn new(listen: &str, key: &ClusterKey) -> Result<Partner> {
+    pub(crate) fn new(listen: &str, key: &ClusterKey) -> Result<Partner> {
         let server = Server::bind(&[listen.to_owned()], Identity::Operator, key.clone())?;
         let whole = 0..LARGEST as u64;
         let region = server.memory().register(LARGEST as u64, "bench")?;
@@ -86,7 +88,7 @@ impl Partner {
     }
 
     /// Where it answers.
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         self.server.addrs().concat()
     }
 }
@@ -103,7 +105,7 @@ fn ask<R: DeserializeOwned>(connection: &mut Connection, question: &Question) ->
 }
 
 /// The end that asks.
-pub(super) struct Asker {
+pub(crate) struct Asker {
     pub(super) connection: Connection,
     pub(super) memory: RemoteAddr,
 }
@@ -130,6 +132,11 @@ impl Asker {
         let memory = ask(&mut connection, &Question::Where)
             .with_context(|| format!("what listens at {address} is no `testbed bench fabric`"))?;
         Ok(Asker { connection, memory })
+    }
+
+    /// Measures, with a partner that listens at `address`.
+    pub(crate) fn measure(address: &str, key: &ClusterKey, step: &Step) -> Result<Figures> {
+        step.measure(&mut Asker::new(address, key, None)?, address)
     }
 
     /// Has the other end wait in a program of perftest's.

@@ -16,7 +16,7 @@ const ITERATIONS: u32 = 1000;
 
 /// A program of the package.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) enum Tool {
+pub(crate) enum Tool {
     Read,
     Write,
     Send,
@@ -41,23 +41,27 @@ pub(super) struct Asked {
     /// Bytes.
     size: u64,
     iterations: u32,
+    /// Waits for completion events instead of polling.
+    events: bool,
 }
 
 impl Asked {
-    pub(super) fn new(tool: Tool, size: u64) -> Asked {
+    pub(super) fn new(tool: Tool, size: u64, events: bool) -> Asked {
         Asked {
             tool,
             size,
+            events,
             iterations: ITERATIONS,
         }
     }
 
-    /// With completion events, as the fabric waits: polling takes the only CPU
-    /// of a small machine from the other threads.
     fn command(self, port: u16) -> Command {
         let mut command = Command::new(self.tool.name());
+        if self.events {
+            command.arg("-e");
+        }
         command
-            .args(["-F", "-e", "-s", &self.size.to_string()])
+            .args(["-F", "-s", &self.size.to_string()])
             .args(["-n", &self.iterations.to_string()])
             .args(["-p", &port.to_string()])
             .stdin(Stdio::null());
@@ -122,6 +126,14 @@ pub(super) fn host_of(address: &str) -> Result<&str> {
     let host = place.and_then(|place| Some(place.rsplit_once(':')?.0));
     let host = host.map(|host| host.trim_start_matches('[').trim_end_matches(']'));
     host.with_context(|| format!("--perftest needs an address with a host, {address} has none"))
+}
+
+/// Whether both ends of a connection to `host` share this machine's only CPU:
+/// who polls without pause takes it from the other.
+pub(super) fn is_alone(host: &str) -> bool {
+    let alone = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+    // An address of this machine is one that can be listened at.
+    alone && TcpListener::bind((host, 0)).is_ok()
 }
 
 /// The end that asks: runs the program until the other listens.

@@ -3,11 +3,13 @@
 //! whoever runs a command: only it is connected to them.
 
 use crate::agent::Client;
+use crate::bench::{Asker, Partner, Step};
 use crate::cluster::Operator;
 use crate::plan::Fabric;
 use crate::program::Search;
 use crate::stats::Question;
 use anyhow::{Context, Result, anyhow, bail};
+use fabric::ClusterKey;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -38,12 +40,21 @@ pub(super) enum Ask {
     Exec { host: String, argv: Vec<Vec<u8>> },
     /// A component's log from a byte on; bytes, none at its end.
     Log { component: String, from: u64 },
+    /// Figures of the link between two hosts, `None` for this one, to a
+    /// partner that listens at `address` meanwhile.
+    Bench {
+        from: Option<String>,
+        to: Option<String>,
+        address: String,
+        step: Step,
+    },
 }
 
 /// Asks a supervisor.
 pub(super) fn ask(supervisor: &mut UnixStream, ask: &Ask) -> Result<Value> {
     let timeout = match ask {
         Ask::Exec { .. } => EXEC_DEADLINE + ANSWER_TIMEOUT,
+        Ask::Bench { step, .. } => step.limit() + ANSWER_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     };
     supervisor.set_read_timeout(Some(timeout))?;
@@ -119,6 +130,41 @@ impl Answers {
                 let host = self.hosts.get(&component);
                 let host = host.with_context(|| format!("{component} has its log here"))?;
                 Ok(json!(self.client(host)?.read_log(&component, from)?))
+            }
+            Ask::Bench {
+                from,
+                to,
+                address,
+                step,
+            } => self.bench(from.as_deref(), to.as_deref(), &address, step),
+        }
+    }
+
+    fn bench(
+        &self,
+        from: Option<&str>,
+        to: Option<&str>,
+        address: &str,
+        step: Step,
+    ) -> Result<Value> {
+        let key = ClusterKey::load(&self.key)?;
+        // They listen until the figures are there.
+        let (here, there);
+        let address = match to {
+            None => {
+                here = Partner::new(address, &key)?;
+                here.address()
+            }
+            Some(host) => {
+                there = self.client(host)?.bench_listen(address)?;
+                there.address().to_owned()
+            }
+        };
+        match from {
+            None => Ok(json!(Asker::measure(&address, &key, &step)?)),
+            Some(host) => {
+                let json = self.client(host)?.bench_measure(&address, step)?;
+                Ok(serde_json::from_slice(&json)?)
             }
         }
     }

@@ -6,6 +6,7 @@
 
 mod ask;
 mod backoff;
+mod bench;
 mod client;
 mod exec;
 mod logs;

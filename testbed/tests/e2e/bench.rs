@@ -115,7 +115,12 @@ fn what_cannot_be_measured_is_said() {
     for (arguments, words) in [
         (&["--sizes", "4M"][..], "1048576"),
         (&["--to", "tcp:127.0.0.1:1"], "--key"),
-        (&["--perftest"], "--to"),
+        (
+            &["--perftest", "--listen", "tcp:127.0.0.1:0", "--key", "k"],
+            "--listen",
+        ),
+        (&["--on", "nowhere"], "testbed up"),
+        (&["--on", "lab", "--fabric", "tcp"], "--fabric"),
         (&["--time", "0"], "seconds"),
     ] {
         let output = run(bench().args(arguments), b"");

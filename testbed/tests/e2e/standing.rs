@@ -74,6 +74,30 @@ fn programs_one_after_the_other() {
 }
 
 #[test]
+fn links_are_measured() {
+    let standing = Standing::up();
+    let bench = ["bench", "fabric", "--on", NAME, "--sizes", "4K"];
+    let short = ["--operations", "read,rpc", "--time", "0.01"];
+    let json = standing.ask(&[&bench[..], &short, &["--json"]].concat());
+    assert_eq!(json.ended, Ended::Exit(0), "{json:?}");
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).unwrap();
+    let seen: Vec<_> = rows
+        .iter()
+        .map(|row| (&row["link"], &row["operation"], &row["backend"]))
+        .map(|(link, operation, backend)| format!("{link} {operation} {backend}"))
+        .collect();
+    let expected = ["read", "rpc"].map(|operation| format!(r#""p0 to m0" "{operation}" "shm""#));
+    assert_eq!(seen, expected);
+    let text = standing.ask(&[&bench[..], &short].concat());
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(
+        text.contains("p0 (pcomponent) to m0 (mcomponent)"),
+        "{text}"
+    );
+    standing.down();
+}
+
+#[test]
 fn programs_side_by_side() {
     let standing = Standing::up();
     let mut all: Vec<_> = (0..3)

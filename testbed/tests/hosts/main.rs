@@ -78,6 +78,17 @@ fn three_hosts_count_words_as_one() {
     let exec = rig.testbed(&command).output().unwrap();
     assert_eq!(exec.status.code(), Some(3));
     assert!(said(&exec).contains(&rig.address(2)), "{}", said(&exec));
+    let bench = ["bench", "fabric", "--on", "lab", "--sizes", "64"];
+    let short = ["--operations", "read", "--time", "0.01"];
+    let links = rig
+        .testbed(&[&bench[..], &short].concat())
+        .output()
+        .unwrap();
+    for to in ["m0 (mcomponent on n2)", "s0 (scomponent on n3)"] {
+        let link = format!("p0 (pcomponent on n1) to {to}");
+        assert!(said(&links).contains(&link), "{}", said(&links));
+    }
+    assert!(links.status.success(), "{}", said(&links));
     let unknown = rig.testbed(&["logs", "lab", "m7"]).output().unwrap();
     assert!(!unknown.status.success() && said(&unknown).contains("m0"));
 

@@ -36,6 +36,7 @@ fn three_machines_boot_talk_over_rxe_run_a_program_and_leave_nothing() {
     assert_eq!(pids.len(), 3);
     pings_over_rxe(&rig);
     counts_words(&rig);
+    links_are_measured_beside_perftest(&rig);
     keeps_the_fabrics_promises(&rig);
     cables_are_cut_and_mended(&rig);
     a_dead_machine_is_an_error(&rig);
@@ -82,6 +83,23 @@ fn counts_words(rig: &Rig) {
     let ours = rig.testbed(&words).output().unwrap();
     assert!(ours.status.success(), "{}", said(&ours));
     assert!(!ours.stdout.is_empty() && ours.stdout == native.stdout);
+}
+
+fn links_are_measured_beside_perftest(rig: &Rig) {
+    let words = "bench fabric --sizes 4K --operations read --time 0.1 --perftest --json --on";
+    let words: Vec<&str> = words.split(' ').chain([rig.name()]).collect();
+    let output = rig.testbed(&words).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    for what in [
+        "p0 to m0",
+        "p0 to s0",
+        "\"read\"",
+        "ib_read_lat",
+        "ib_send_lat",
+    ] {
+        assert!(text.matches(what).count() >= 2, "{what} in {text}");
+    }
 }
 
 /// The fabric's conformance suite over soft-RoCE, in the machine that has this

@@ -11,6 +11,7 @@ pub(crate) use program::{Output, Reach};
 
 use super::message::{Answer, Message, Request, Sender, VERSION, await_greeting, receive};
 use super::relay::Event;
+use crate::bench::Step;
 use crate::plan::Fabric;
 use crate::program::Search;
 use crate::stats::Question;
@@ -41,6 +42,27 @@ pub(crate) struct Client {
     directory: String,
     sender: Sender,
     shared: Arc<Shared>,
+}
+
+/// A partner of measurements on the agent's host; it ends when dropped.
+pub(crate) struct RemotePartner {
+    client: Client,
+    id: u32,
+    address: String,
+}
+
+impl RemotePartner {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Drop for RemotePartner {
+    fn drop(&mut self) {
+        // It goes with the agent at the latest.
+        let _ = self.client.call(Request::BenchEnd { partner: self.id });
+    }
 }
 
 struct Shared {
@@ -234,6 +256,30 @@ impl Client {
     /// Looks a program up there: JSON.
     pub(crate) fn find(&self, search: Search) -> Result<Vec<u8>> {
         self.bytes(Request::Find(search))
+    }
+
+    /// Has a partner of measurements listen there, while what is given lives.
+    pub(crate) fn bench_listen(&self, address: &str) -> Result<RemotePartner> {
+        let (address, id) = (address.to_owned(), self.number());
+        let replied = self.begin(id, Request::BenchListen { address })?;
+        match self.end(id, &replied, ANSWER_DEADLINE)? {
+            Answer::Bytes(address) => Ok(RemotePartner {
+                address: String::from_utf8_lossy(&address).into_owned(),
+                client: self.clone(),
+                id,
+            }),
+            other => bail!("host {}: the agent answered {other:?}", self.host),
+        }
+    }
+
+    /// Measures from there: JSON.
+    pub(crate) fn bench_measure(&self, address: &str, step: Step) -> Result<Vec<u8>> {
+        let (address, id) = (address.to_owned(), self.number());
+        let replied = self.begin(id, Request::BenchMeasure { address, step })?;
+        match self.end(id, &replied, step.limit())? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            other => bail!("host {}: the agent answered {other:?}", self.host),
+        }
     }
 
     /// Asks the agent to take all down; it is lost when it has.
