@@ -14,6 +14,9 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
+/// A huge page of x86-64.
+const HUGE: u64 = 2 << 20;
+
 /// A mapping of the whole of a memfd. Unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -110,6 +113,14 @@ impl Mapping {
             Advice::LinuxPopulateRead
         };
         let start = start.wrapping_sub(back);
+        if len >= HUGE {
+            // Where the system lets shared memory have them: one entry of the
+            // page table, and of the TLB, for all of it. Small pages will do.
+            // SAFETY: advice changes no content.
+            let _ = unsafe {
+                rustix::mm::madvise(start.cast(), len as usize + back, Advice::LinuxHugepage)
+            };
+        }
         // SAFETY: inside the mapping, rounded to its pages; populating changes
         // no content.
         unsafe { rustix::mm::madvise(start.cast(), len as usize + back, advice) }

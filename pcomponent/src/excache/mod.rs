@@ -28,11 +28,13 @@
 //! other, never two at once, all but the first by `try_lock`. A busy line's
 //! owner holds no set lock while it works.
 
+mod low;
 mod policy;
 mod set;
 #[cfg(test)]
 mod tests;
 
+use low::Low;
 use set::{Set, State};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -166,6 +168,7 @@ impl Shape {
 pub struct ExCache {
     shape: Shape,
     sets: Box<[Set]>,
+    low: Low,
     resident: AtomicU64,
     peak: AtomicU64,
 }
@@ -181,6 +184,7 @@ impl ExCache {
         ExCache {
             shape,
             sets,
+            low: Low::new(shape),
             resident: AtomicU64::new(0),
             peak: AtomicU64::new(0),
         }
@@ -241,6 +245,7 @@ impl ExCache {
             },
             None => match ways.claim(line) {
                 Some(way) => {
+                    self.low.took(set, ways.free());
                     let now = self.resident.fetch_add(1, Ordering::Relaxed) + 1;
                     self.peak.fetch_max(now, Ordering::Relaxed);
                     Begin::Fetch(Self::slot(set, way))
@@ -281,6 +286,7 @@ impl ExCache {
     fn free(&self, slot: Slot) {
         let mut ways = self.lock(slot.set as usize);
         ways.release(slot.way as usize);
+        self.low.gave(slot.set as usize, ways.free());
         self.resident.fetch_sub(1, Ordering::Relaxed);
         self.wake(slot.set as usize, ways);
     }
@@ -352,23 +358,22 @@ impl ExCache {
         true
     }
 
-    /// Chooses lines to evict: first from the set of `line`, if it is full,
-    /// then one from each of the following sets that are full too, up to
-    /// `most`. One batch then makes room for a run of neighbouring lines, and
-    /// costs each set one way. The victims are busy and the caller's.
+    /// Chooses lines to evict: first one from the set of `line`, then one from
+    /// each of the following sets that are low on free ways, up to `most`. One
+    /// batch then makes room for a run of neighbouring lines, and costs each
+    /// set one way. The victims are busy and the caller's.
     pub fn pick_victims(&self, line: LineNo, most: usize, victims: &mut Vec<Victim>) {
         let first = self.set_of(line);
+        let sets = self.sets.len();
         if most > 0 {
             let mut ways = self.lock(first);
             self.pick_one(first, &mut ways, victims);
         }
-        let sets = self.sets.len();
-        for step in 1..sets.min(most * 2) {
+        for set in self.low.from(first + 1) {
             if victims.len() >= most {
                 break;
             }
-            let set = (first + step) % sets;
-            if let Ok(mut ways) = self.sets[set].ways.try_lock() {
+            if let (true, Ok(mut ways)) = (set != first, self.sets[set].ways.try_lock()) {
                 self.pick_one(set, &mut ways, victims);
             }
         }
@@ -393,7 +398,7 @@ impl ExCache {
     }
 
     fn pick_one(&self, set: usize, ways: &mut set::Ways, victims: &mut Vec<Victim>) {
-        if ways.is_full()
+        if self.low.is_low(ways.free())
             && let Some(victim) = ways.evict()
         {
             victims.push(Self::victim(set, victim));

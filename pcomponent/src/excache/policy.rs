@@ -18,6 +18,7 @@
 //!   stretch of the program's memory and can be fetched ahead.
 
 use super::LineNo;
+use super::set::position;
 use proto::process::Policy;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -148,8 +149,8 @@ impl Replacement {
     /// Whether `line` was remembered; it is not any more.
     fn forget(&mut self, line: LineNo) -> bool {
         let line = ghost(line);
-        let found = self.ghosts.iter_mut().find(|g| **g == line);
-        found.map(|g| *g = NONE).is_some()
+        let found = position(&self.ghosts, line);
+        found.map(|at| self.ghosts[at] = NONE).is_some()
     }
 
     pub(super) fn evicted(&mut self, line: LineNo) {

@@ -23,6 +23,24 @@ pub(super) enum State {
 /// No line has this number: addresses are below 2^47.
 const NO_LINE: u64 = u64::MAX;
 
+/// Where `value` is first. Pieces are compared without a branch: the compiler
+/// makes vector instructions of that.
+pub(super) fn position(all: &[u32], value: u32) -> Option<usize> {
+    const PIECE: usize = 16;
+    for (n, piece) in all.chunks(PIECE).enumerate() {
+        if piece.iter().fold(false, |found, &v| found | (v == value)) {
+            let at = piece.iter().position(|&v| v == value)?;
+            return Some(n * PIECE + at);
+        }
+    }
+    None
+}
+
+/// A line's number for the first look, short so that many fit the CPU's cache.
+fn short(line: u64) -> u32 {
+    line as u32
+}
+
 pub(super) struct Set {
     pub(super) ways: Mutex<Ways>,
     pub(super) changed: Condvar,
@@ -30,6 +48,8 @@ pub(super) struct Set {
 
 pub(super) struct Ways {
     tags: Box<[u64]>,
+    /// Of each tag; the tags decide.
+    shorts: Box<[u32]>,
     states: Box<[State]>,
     free: u32,
     busy: u32,
@@ -49,6 +69,7 @@ impl Set {
         Set {
             ways: Mutex::new(Ways {
                 tags: vec![NO_LINE; n].into_boxed_slice(),
+                shorts: vec![short(NO_LINE); n].into_boxed_slice(),
                 states: vec![State::Free; n].into_boxed_slice(),
                 free: ways,
                 busy: 0,
@@ -62,7 +83,21 @@ impl Set {
 
 impl Ways {
     pub(super) fn find(&self, line: LineNo) -> Option<usize> {
-        self.tags.iter().position(|&tag| tag == line.0)
+        self.find_tag(line.0)
+    }
+
+    fn find_tag(&self, tag: u64) -> Option<usize> {
+        let way = position(&self.shorts, short(tag))?;
+        if self.tags[way] == tag {
+            return Some(way);
+        }
+        // Lines that look alike lie terabytes apart.
+        self.tags.iter().position(|&t| t == tag)
+    }
+
+    fn set_tag(&mut self, way: usize, tag: u64) {
+        self.tags[way] = tag;
+        self.shorts[way] = short(tag);
     }
 
     pub(super) fn line(&self, way: usize) -> LineNo {
@@ -73,8 +108,8 @@ impl Ways {
         self.states[way]
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.free == 0
+    pub(super) fn free(&self) -> u32 {
+        self.free
     }
 
     pub(super) fn spared(&self) -> u64 {
@@ -100,9 +135,9 @@ impl Ways {
         if self.free == 0 {
             return None;
         }
-        let way = self.tags.iter().position(|&tag| tag == NO_LINE)?;
+        let way = self.find_tag(NO_LINE)?;
         self.free -= 1;
-        self.tags[way] = line.0;
+        self.set_tag(way, line.0);
         self.set_state(way, State::Fetching);
         self.replacement.inserted(way, line);
         Some(way)
@@ -110,7 +145,7 @@ impl Ways {
 
     pub(super) fn release(&mut self, way: usize) {
         self.set_state(way, State::Free);
-        self.tags[way] = NO_LINE;
+        self.set_tag(way, NO_LINE);
         self.free += 1;
     }
 

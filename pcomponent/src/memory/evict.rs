@@ -132,14 +132,19 @@ impl Memory {
         mut each: impl FnMut(Span),
     ) {
         let mut last: Option<(Span, u64)> = None;
+        // Most victims lie in the mapping of the one before.
+        let mut around: Option<&Vma> = None;
         for victim in victims {
             let Some(range) = self.range_of(victim.line, 1) else {
                 continue;
             };
-            for vma in space.overlapping(range) {
+            let known = around.filter(|vma| vma.range.contains_range(range));
+            let found = known.is_none().then(|| space.overlapping(range));
+            for vma in known.into_iter().chain(found.into_iter().flatten()) {
                 let Some(part) = vma.range.intersect(range) else {
                     continue;
                 };
+                around = Some(vma);
                 let (start, len) = (part.start().0, part.len());
                 let owner = vma.range.start().0;
                 match &mut last {

@@ -49,7 +49,8 @@ impl Link {
 impl Standing {
     /// Its links; of those between the same two hosts one.
     pub(crate) fn links(&self) -> Result<Vec<Link>> {
-        let nodes = self.status()?.nodes;
+        let mut nodes = self.status()?.nodes;
+        nodes.sort_by(|a, b| a.info.name.cmp(&b.info.name));
         let end = |node: &NodeStatus| End {
             kind: node.info.kind,
             name: node.info.name.clone(),
