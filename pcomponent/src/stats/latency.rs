@@ -92,7 +92,7 @@ mod tests {
             let (buckets, mut direct) = (Buckets::new(), histogram());
             for value in &values {
                 buckets.record(*value);
-                direct.saturating_record(*value.max(&1));
+                direct.saturating_record((*value).clamp(1, LONGEST));
             }
             let mut summed = histogram();
             let total = buckets.add_to(&mut summed);

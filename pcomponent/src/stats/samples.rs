@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn bounded_evenly_spread_and_never_backwards() {
         let (mut samples, mut now) = (Samples::new(), 0);
-        for n in 1..50_000 {
+        for n in 1..10_000 {
             now += ns(samples.poll_delay());
             samples.handle(now, [n, n * 4096, 0]);
             assert!(samples.rows().len() <= MOST);
