@@ -15,8 +15,8 @@ pub(super) fn report(frame: &Frame) -> String {
         [] => "no programs\n".to_owned(),
         programs => {
             let head = [
-                "PROCESS", "PROGRAM", "ON", "THREADS", "LINES", "OF CACHE", "MISSES/S", "MEAN",
-                "P99", "IN/S", "OUT/S",
+                "ID", "PROGRAM", "ON", "THREADS", "LINES", "FULL", "MISSES/S", "MEAN", "P99",
+                "IN/S", "OUT/S",
             ];
             table(&head, programs.iter().map(program))
         }
@@ -128,7 +128,7 @@ mod tests {
         let shown = report(&frame);
         assert!(!shown.contains('\x1b'), "{shown:?}");
         assert!(shown.contains("no answer: m1 is dead"), "{shown}");
-        let row = "7        b?[2Jusy  p0  2        512    50%       1,234     6.00 us  -    4.00 KiB  0 B";
+        let row = "7   b?[2Jusy  p0  2        512    50%   1,234     6.00 us  -    4.00 KiB  0 B";
         assert!(shown.lines().any(|line| line == row), "{shown}");
         let window = fit(&shown, 2, 5);
         assert_eq!(window, ["testb", "no an"]);
