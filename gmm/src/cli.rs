@@ -43,6 +43,10 @@ pub struct Cli {
     /// gmm serves.
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<i32>,
+    /// Shows metrics for Prometheus at http://ADDR:PORT/metrics (port 0: any,
+    /// told in the log).
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
     /// What to log to standard error: error, warn, info, debug, or directives
     /// as in the environment variable RUST_LOG.
     #[arg(long, value_name = "LEVEL")]

@@ -9,5 +9,6 @@
 pub mod cli;
 pub mod core;
 pub mod manager;
+pub mod metrics;
 pub mod service;
 pub mod store;

@@ -14,6 +14,9 @@ use proto::{Identity, NodeId};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// How long a scrape waits for the manager's thread.
+const METRICS_DEADLINE: Duration = Duration::from_secs(2);
+
 fn main() -> Result<()> {
     let cli = Cli::parse();
     member::start_log(cli.log.as_deref());
@@ -35,7 +38,13 @@ fn run(cli: &Cli) -> Result<()> {
     let manager = Manager::new(config, store, epoch.elapsed()).context("state (--state)")?;
     let server =
         Server::bind(&cli.listen, Identity::Operator, key).context("cannot listen (--listen)")?;
-    server.serve(Arc::new(Managers::start(manager, epoch)?))?;
+    let managers = Managers::start(manager, epoch)?;
+    if let Some(addr) = cli.metrics {
+        let watcher = managers.watcher();
+        let render = move || gmm::metrics::exposition(watcher.status(METRICS_DEADLINE).as_ref());
+        member::serve_metrics(addr, render)?;
+    }
+    server.serve(Arc::new(managers))?;
     if let Some(fd) = cli.ready_fd {
         member::report_ready(fd, NodeId(0), &server.addrs())?;
     }

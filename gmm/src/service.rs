@@ -4,10 +4,10 @@
 use crate::manager::Manager;
 use fabric::{Responder, Service};
 use proto::Identity;
-use proto::gmm::{GmmReply, GmmRequest, Refusal};
+use proto::gmm::{GmmReply, GmmRequest, Refusal, Status};
 use proto::wire;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Requests that may wait.
 const QUEUE: usize = 1024;
@@ -15,7 +15,47 @@ const QUEUE: usize = 1024;
 struct Call {
     from: Identity,
     request: GmmRequest,
-    reply: Responder,
+    reply: To,
+}
+
+/// Who is answered.
+enum To {
+    Fabric(Responder),
+    Watcher(SyncSender<GmmReply>),
+}
+
+impl To {
+    fn answer(self, reply: GmmReply) {
+        match self {
+            To::Fabric(responder) => responder.answer(&reply),
+            // One that has given up needs no answer.
+            To::Watcher(to) => drop(to.try_send(reply)),
+        }
+    }
+}
+
+/// Asks for the state now and then, after all requests that wait.
+pub struct Watcher {
+    calls: SyncSender<Call>,
+}
+
+impl Watcher {
+    /// All that is known; `None` where it takes more than `deadline`, or where
+    /// too many requests wait already.
+    #[must_use]
+    pub fn status(&self, deadline: Duration) -> Option<Status> {
+        let (to, answer) = sync_channel(1);
+        let call = Call {
+            from: Identity::Operator,
+            request: GmmRequest::Status,
+            reply: To::Watcher(to),
+        };
+        self.calls.try_send(call).ok()?;
+        match answer.recv_timeout(deadline) {
+            Ok(GmmReply::Status(status)) => Some(status),
+            _ => None,
+        }
+    }
 }
 
 /// gmm as a [`Service`].
@@ -24,7 +64,8 @@ pub struct Managers {
 }
 
 impl Managers {
-    /// Starts the manager's thread, which ends when this is dropped. `epoch`
+    /// Starts the manager's thread, which ends when this and all watchers are
+    /// dropped. `epoch`
     /// is the moment that the manager's times count from.
     ///
     /// # Errors
@@ -36,6 +77,13 @@ impl Managers {
             .name("manager".to_owned())
             .spawn(work)?;
         Ok(Managers { calls })
+    }
+
+    /// For the metrics.
+    #[must_use]
+    pub fn watcher(&self) -> Watcher {
+        let calls = self.calls.clone();
+        Watcher { calls }
     }
 }
 
@@ -50,12 +98,12 @@ impl Service for Managers {
         };
         let overloaded = |call: Call| {
             let why = "too many requests wait".to_owned();
-            call.reply.answer(&GmmReply::Refused(Refusal::Store(why)));
+            call.reply.answer(GmmReply::Refused(Refusal::Store(why)));
         };
         match self.calls.try_send(Call {
             from,
             request,
-            reply,
+            reply: To::Fabric(reply),
         }) {
             Ok(()) => {}
             Err(TrySendError::Full(call) | TrySendError::Disconnected(call)) => overloaded(call),
@@ -72,7 +120,7 @@ fn run(mut manager: Manager, queue: &Receiver<Call>, epoch: Instant) {
             Ok(call) => {
                 let reply = manager.handle_request(call.from, &call.request, epoch.elapsed());
                 tracing::debug!("{}: {:?} -> {reply:?}", call.from, call.request);
-                call.reply.answer(&reply);
+                call.reply.answer(reply);
                 if epoch.elapsed() < next + manager.tick() {
                     continue;
                 }

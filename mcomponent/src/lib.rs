@@ -22,6 +22,7 @@
 pub mod cli;
 pub mod core;
 pub mod files;
+pub mod metrics;
 pub mod peers;
 pub mod service;
 pub mod spaces;

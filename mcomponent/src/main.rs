@@ -41,6 +41,11 @@ fn run(cli: &Cli) -> Result<()> {
     let spaces = Spaces::new(server.memory(), ledger.clone(), others, files.clone());
     let component = Arc::new(Component::new(spaces, files.clone(), ledger));
     server.serve(component.clone())?;
+    if let Some(addr) = cli.metrics {
+        let (component, name) = (component.clone(), cli.name.clone());
+        let render = move || mcomponent::metrics::exposition(&name, &component.stats());
+        member::serve_metrics(addr, render)?;
+    }
     let member = join(cli, key, &component, &server)?;
     component.set_generation(member.generation());
     let node = member.node();

@@ -1,5 +1,5 @@
 //! What every component does to be one: registers with `gmm`, keeps its lease,
-//! says that it is ready, logs, and ends in good order when it is told to.
+//! says that it is ready, logs, shows metrics, and ends in good order when it is told to.
 //!
 //! `gmm` being away never disturbs a component: [`Member`] goes on trying in
 //! the background, and registers anew where `gmm` gave it up for dead.
@@ -8,6 +8,7 @@
 mod host;
 mod log;
 mod membership;
+mod metrics;
 mod pulse;
 mod ready;
 mod signal;
@@ -16,6 +17,7 @@ mod size;
 pub use host::boot_id;
 pub use log::start_log;
 pub use membership::{Member, MemberConfig, MemberError};
+pub use metrics::{Exposition, MetricsError, serve_metrics};
 pub use ready::{ReadyError, report_ready};
 pub use signal::{catch_termination, terminated, wait_for_termination};
 pub use size::{SizeError, parse_percent, parse_size};

@@ -50,6 +50,10 @@ pub(crate) struct ManagerArgs {
     /// Descriptor that gets one line of JSON when the component is ready.
     #[arg(long)]
     pub ready_fd: Option<i32>,
+    /// Shows metrics for Prometheus at http://ADDR:PORT/metrics (port 0: any,
+    /// told in the log).
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
     /// Log filter: error, warn, info, debug, or as in RUST_LOG.
     #[arg(long)]
     pub log: Option<String>,

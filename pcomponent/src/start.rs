@@ -44,12 +44,13 @@ impl From<String> for NoStart {
     }
 }
 
-/// Runs the role `process`. Descriptors 3, 4, 5 are the boot message, the
-/// report pipe and the statistics file.
+/// Runs the role `process`. Descriptors 3 to 6 are the boot message, the
+/// report pipe, the statistics file and the socket on which the manager asks
+/// for counters.
 pub(crate) fn run() -> ! {
     // Threads of ours never take a signal; the program's do once they are it.
     host::signal::set_mask(host::signal::SigSet::ALL.without(host::signal::SYNCHRONOUS));
-    let Some([boot, report, stats]) = inherited() else {
+    let Some([boot, report, stats, questions]) = inherited() else {
         let _ = writeln!(
             std::io::stderr(),
             "pcomponent process is started by the pcomponent manager, not by people: \
@@ -63,7 +64,7 @@ pub(crate) fn run() -> ! {
             .unwrap_or_else(|_| fatal::end("out of descriptors")),
     );
     let _ = STATS.set(File::from(stats));
-    let Err(e) = become_program(boot);
+    let Err(e) = become_program(boot, questions);
     let mut pipe = File::from(report);
     let _ = writeln!(
         pipe,
@@ -75,10 +76,10 @@ pub(crate) fn run() -> ! {
 }
 
 /// Takes the inherited descriptors out of the program's way.
-fn inherited() -> Option<[OwnedFd; 3]> {
+fn inherited() -> Option<[OwnedFd; 4]> {
     let floor = boot::fd_floor();
     let mut taken = Vec::new();
-    for fd in 3..6 {
+    for fd in 3..7 {
         // SAFETY: fcntl(F_GETFD) only asks whether the number is open.
         if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
             return None;
@@ -90,7 +91,7 @@ fn inherited() -> Option<[OwnedFd; 3]> {
     taken.try_into().ok()
 }
 
-fn become_program(boot: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
+fn become_program(boot: OwnedFd, questions: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
     let mut bytes = Vec::new();
     File::from(boot)
         .read_to_end(&mut bytes)
@@ -132,7 +133,7 @@ fn become_program(boot: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
     let context = host::trap::fresh_context(image.entry.0, sp.0);
     drop(scratch);
     let process = Process::new(boot.process, memory, registry, kernel);
-    let e = run_main(process, &context);
+    let e = run_main(process, questions, &context);
     Err(no_start(
         125,
         format!("entering the program failed on this host: {e}"),

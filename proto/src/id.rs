@@ -15,7 +15,9 @@ pub struct NodeId(pub u64);
 pub struct Generation(pub u64);
 
 /// A process of the disaggregated system, unique over the testbed's life.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct ProcessId(pub u64);
 
 /// A [`crate::VREGION_SIZE`] slice of a process's virtual address space:

@@ -5,6 +5,7 @@
 //! `SCM_RIGHTS`.
 
 use crate::ProcessId;
+use crate::stats::ProgramCounters;
 use serde::{Deserialize, Serialize};
 
 /// Which line goes when a set is full.
@@ -74,6 +75,9 @@ pub enum ControlRequest {
     Spawn(Spawn),
     /// Sends it a signal.
     Signal(i32),
+    /// In place of [`ControlRequest::Spawn`]: the counters of all programs that
+    /// run here, answered by one [`ControlReply::Counters`]. No descriptors.
+    Counters,
 }
 
 /// From a processor component to `testbed`.
@@ -102,6 +106,9 @@ pub enum ControlReply {
         /// Where the system, not the program, ended it: what and why.
         message: Option<String>,
     },
+    /// To Counters. A program that does not answer in time, such as a stopped
+    /// one, is left out.
+    Counters(Vec<ProgramCounters>),
 }
 
 /// How a program ended.

@@ -109,6 +109,8 @@ fn manager_and_control_messages() {
     );
     golden(&GmmReply::Refused(Refusal::OutOfMemory), "0601");
     golden(&ControlRequest::Signal(2), "0104");
+    golden(&ControlRequest::Counters, "02");
+    golden(&ControlReply::Counters(Vec::new()), "0300");
     golden(
         &ControlReply::Ended {
             end: End::Exit(3),

@@ -41,6 +41,10 @@ pub struct Cli {
     /// File that gets the component's counters as JSON when it ends.
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
+    /// Shows metrics for Prometheus at http://ADDR:PORT/metrics (port 0: any,
+    /// told in the log).
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
     /// What to log to standard error: error, warn, info, debug, or directives
     /// as in the environment variable RUST_LOG.
     #[arg(long, value_name = "LEVEL")]

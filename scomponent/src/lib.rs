@@ -9,5 +9,6 @@
 pub mod cli;
 pub mod core;
 pub mod fs;
+pub mod metrics;
 pub mod pool;
 pub mod service;

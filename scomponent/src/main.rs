@@ -37,6 +37,14 @@ fn run(cli: &Cli) -> Result<()> {
         .context("cannot listen (--listen)")?;
     let server = Arc::new(server);
     server.serve(storage.clone())?;
+    if let Some(addr) = cli.metrics {
+        let (storage, name) = (storage.clone(), cli.name.clone());
+        let render = move || {
+            let clients = storage.load().processes;
+            scomponent::metrics::exposition(&name, &storage.stats(), clients)
+        };
+        member::serve_metrics(addr, render)?;
+    }
     let member = join(cli, key, &storage, &server)?;
     if let Some(fd) = cli.ready_fd {
         member::report_ready(fd, member.node(), &server.addrs())?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Runs unmodified static Linux programs on a disaggregated machine: processor,
 /// memory and storage components that share nothing but a network.
@@ -47,6 +48,9 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Shows what a testbed does now: programs with their misses, memory
+    /// components, links. q or Ctrl-C ends it.
+    Top(TopArgs),
     /// Lists the testbeds that are up.
     List,
     /// Runs a command of a testbed's host itself, such as `ibv_devinfo`, and
@@ -352,6 +356,35 @@ impl Placement {
     }
 }
 
+/// See [`Command::Top`].
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    /// Which; may be left out when one is up.
+    pub(crate) name: Option<String>,
+    /// Between two looks, and what rates are over: 500ms, 1s.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
+    pub(crate) interval: Duration,
+    /// One report after one interval, as where standard output is no terminal.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// As JSON, a line for each interval.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 0.001),
+        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
+    };
+    match number.parse::<f64>().map(|n| n * unit) {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!(
+            "{text} is no interval from 100ms to 3600s: give one such as 500ms or 2s"
+        )),
+    }
+}
+
 /// See [`Command::Up`].
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {
@@ -445,6 +478,21 @@ mod tests {
             for word in words {
                 assert!(said.contains(word), "{arguments:?} lacks {word:?}: {said}");
             }
+        }
+    }
+
+    #[test]
+    fn intervals_have_units_and_bounds() {
+        let ms = |text| parse_interval(text).map(|d| d.as_millis());
+        assert_eq!(
+            (ms("1s"), ms("250ms"), ms("0.5")),
+            (Ok(1000), Ok(250), Ok(500))
+        );
+        for text in ["0", "-1s", "1m", "99ms", "2h", "NaN", "inf", "s", ""] {
+            assert!(
+                parse_interval(text).is_err_and(|why| why.contains("500ms")),
+                "{text}"
+            );
         }
     }
 

@@ -259,7 +259,11 @@ pub(crate) fn tail(log: Option<&std::path::Path>) -> String {
         return String::new();
     };
     let text = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(16_384)..]).into_owned();
+    // Where RUST_BACKTRACE is set, what failed stands before a page of frames.
+    let text = text
+        .rsplit_once("\nStack backtrace:")
+        .map_or(&*text, |(before, _)| before);
     let lines: Vec<&str> = text.lines().rev().take(5).collect();
     let last: Vec<&str> = lines.into_iter().rev().collect();
     format!("; the end of {}:\n{}", path.display(), last.join("\n"))
@@ -310,6 +314,19 @@ mod tests {
         assert_eq!(
             said,
             "mcomponent m0 ended with status 3 before it was ready"
+        );
+    }
+
+    #[test]
+    fn a_backtrace_does_not_hide_what_failed() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let frames = "   1: main\n".repeat(100);
+        let text = format!("Error: the port is taken\n\nStack backtrace:\n{frames}");
+        std::fs::write(log.path(), text).unwrap();
+        let said = tail(Some(log.path()));
+        assert!(
+            said.contains("the port is taken") && !said.contains("main"),
+            "{said}"
         );
     }
 

@@ -1,6 +1,7 @@
 //! The description of a testbed that stays, as people write it.
 
 mod hosts;
+mod metrics;
 
 use crate::cli::{EmulationSpec, Placement, Replacement, parse_memory};
 use crate::places::check_name;
@@ -12,6 +13,7 @@ use hosts::HostEntry;
 use proto::process::CacheConfig;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// A description with comments, to begin with.
@@ -59,6 +61,8 @@ struct Gmm {
     placement: Placement,
     lease_ms: Option<u64>,
     host: Option<String>,
+    #[serde(default, deserialize_with = "metrics::address")]
+    metrics: Option<SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -69,6 +73,8 @@ struct MemoryEntry {
     #[serde(deserialize_with = "memory_size")]
     size: u64,
     host: Option<String>,
+    #[serde(default, deserialize_with = "metrics::address")]
+    metrics: Option<SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +84,8 @@ struct StorageEntry {
     name: String,
     root: PathBuf,
     host: Option<String>,
+    #[serde(default, deserialize_with = "metrics::address")]
+    metrics: Option<SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +94,8 @@ struct ProcessorEntry {
     #[serde(deserialize_with = "name")]
     name: String,
     host: Option<String>,
+    #[serde(default, deserialize_with = "metrics::address")]
+    metrics: Option<SocketAddr>,
 }
 
 #[derive(Deserialize, Default)]
@@ -162,6 +172,7 @@ fn parse(text: &str, rename: Option<&str>, directory: &Path) -> Result<Descripti
         .map_err(anyhow::Error::msg)
         .context("--name")?;
     check_components(&file)?;
+    let metrics = metrics::of(&file)?;
     let cache = cache(&file.cache)?;
     let plan = Plan {
         fabric: file.fabric,
@@ -198,6 +209,7 @@ fn parse(text: &str, rename: Option<&str>, directory: &Path) -> Result<Descripti
             .collect::<Result<_>>()?,
         address: file.address,
         gmm_host: file.gmm.host,
+        metrics,
     };
     hosts::check(&plan)?;
     Ok(Description { name, plan, cache })
@@ -369,6 +381,16 @@ name = "p0"
                 "[[processor]]",
                 "[cache]\nsize = 4096\n[[processor]]",
                 &["[cache]", "--line"],
+            ),
+            (
+                "name = \"p0\"",
+                "name = \"p0\"\nmetrics = \"9400\"",
+                &["line 11", "127.0.0.1:9400"],
+            ),
+            (
+                "name = \"p0\"",
+                "name = \"p0\"\nmetrics = \"127.0.0.1:0\"",
+                &["line 11", "port"],
             ),
             (
                 "[[processor]]",

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 use proto::process::{ControlReply, ControlRequest, Spawn};
+use proto::stats::ProgramCounters;
 use proto::wire;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -10,7 +11,7 @@ use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest frame that a processor component accepts: a program's arguments
 /// and environment.
@@ -19,6 +20,38 @@ const MOST_SENT: usize = 4 << 20;
 const MOST_HEARD: usize = 64 << 20;
 /// A component that takes no bytes for so long is given up.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it may take to say what its programs have counted.
+const COUNTERS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The counters of a processor component's programs.
+pub(crate) fn counters(path: &Path) -> Result<Vec<ProgramCounters>> {
+    let mut control = Control::connect(path)?;
+    let body = wire::encode(&ControlRequest::Counters);
+    let head = u32::try_from(body.len())?.to_le_bytes();
+    let silent = || format!("the processor component at {} is silent", path.display());
+    let sent = control.stream.write_all(&[&head[..], &body].concat());
+    sent.with_context(silent)?;
+    let until = Instant::now() + COUNTERS_TIMEOUT;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!(silent());
+        }
+        control.stream.set_read_timeout(Some(left))?;
+        match control.hear()? {
+            Heard::End => bail!(silent()),
+            Heard::Replies(replies) => {
+                for reply in replies {
+                    match reply {
+                        ControlReply::Counters(counters) => return Ok(counters),
+                        other => bail!("{}: answered {other:?}", path.display()),
+                    }
+                }
+            }
+        }
+    }
+}
 
 /// One program's connection. Dropped, the program is ended.
 pub(crate) struct Control {

@@ -25,6 +25,7 @@ mod signals;
 mod standing;
 mod stats;
 mod table;
+mod top;
 mod vm;
 
 use clap::Parser;
@@ -65,6 +66,7 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Up(args) => standing::up(&args),
         cli::Command::Down { name } => standing::down(&name),
         cli::Command::Status { name, json } => standing::status(name.as_deref(), json),
+        cli::Command::Top(args) => top::top(&args),
         cli::Command::List => standing::list(),
         cli::Command::Exec {
             name,

@@ -5,6 +5,8 @@ use clap::ValueEnum;
 use fabric::BackendChoice;
 use proto::NodeKind;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// What carries messages and pages.
@@ -90,6 +92,9 @@ pub(crate) struct Plan {
     /// gmm's host.
     #[serde(default)]
     pub(crate) gmm_host: Option<String>,
+    /// Where components show metrics, by their names; the others don't.
+    #[serde(default)]
+    pub(crate) metrics: BTreeMap<String, SocketAddr>,
 }
 
 /// A machine that components run on.
@@ -195,6 +200,7 @@ impl Plan {
             hosts: Vec::new(),
             address: None,
             gmm_host: None,
+            metrics: BTreeMap::new(),
         }
     }
 

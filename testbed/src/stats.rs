@@ -1,6 +1,8 @@
 //! What the components say of themselves.
 
-use crate::cluster::Operator;
+use crate::cluster::{Operator, control_path};
+use crate::control;
+use crate::places::check_name;
 use anyhow::{Context, Result, bail};
 use proto::NodeKind;
 use proto::gmm::{GmmReply, GmmRequest, NodeInfo, Status};
@@ -8,6 +10,7 @@ use proto::mem::{MemReply, MemRequest};
 use proto::store::{StoreReply, StoreRequest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A gmm that is being started again is waited for.
@@ -50,7 +53,7 @@ pub(crate) fn place_process(operator: &Operator) -> Result<String> {
 }
 
 /// What can be asked of a testbed from elsewhere.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Question {
     /// [`status`].
     Status,
@@ -58,15 +61,30 @@ pub(crate) enum Question {
     Place,
     /// [`components`].
     Components,
+    /// The counters of the programs of a processor component.
+    Counters(String),
 }
 
 impl Question {
-    /// The answer as JSON.
-    pub(crate) fn answer(self, operator: &Operator) -> Result<Value> {
+    /// The component on whose host it is answered.
+    pub(crate) fn component(&self) -> &str {
+        match self {
+            Question::Counters(processor) => processor,
+            Question::Status | Question::Place | Question::Components => "gmm",
+        }
+    }
+
+    /// The answer as JSON. `directory` is the run directory on this host.
+    pub(crate) fn answer(self, operator: &Operator, directory: &Path) -> Result<Value> {
         Ok(match self {
             Question::Status => json!(status(operator)?),
             Question::Place => json!(place_process(operator)?),
             Question::Components => components(operator),
+            Question::Counters(processor) => {
+                // A name becomes a path.
+                check_name(&processor).map_err(anyhow::Error::msg)?;
+                json!(control::counters(&control_path(directory, &processor))?)
+            }
         })
     }
 }

@@ -60,6 +60,11 @@ fn three_digits(value: f64) -> String {
     format!("{value:.places$}")
 }
 
+/// Without what a terminal would obey instead of showing it.
+pub(crate) fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
+}
+
 /// A number with its thousands apart.
 pub(crate) fn number(count: u64) -> String {
     let digits = count.to_string();

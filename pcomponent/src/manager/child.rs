@@ -9,6 +9,7 @@ use proto::process::{End, Spawn};
 use proto::{Identity, ProcessId, wire};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -22,6 +23,8 @@ pub(super) struct Child {
     report: File,
     text: Vec<u8>,
     stats: File,
+    /// Where it is asked for counters, until that is taken.
+    questions: Option<OwnedFd>,
     grant: ProcessGrant,
     credential: Credential,
     options: Options,
@@ -75,11 +78,19 @@ pub(super) fn spawn(
     boot.write_all(&wire::encode(&message))
         .map_err(|e| format!("boot message: {e}"))?;
     boot.rewind().map_err(|e| format!("boot message: {e}"))?;
+    let (questions, questions_end) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|e| format!("a socket to ask the process: {e}"))?;
     let child = execute(
         [
             boot.into(),
             report_end,
             stats.try_clone().map_err(|e| e.to_string())?,
+            questions_end,
         ],
         stdio,
     )?;
@@ -92,14 +103,16 @@ pub(super) fn spawn(
         report,
         text: Vec::new(),
         stats,
+        questions: Some(questions),
         grant,
         credential,
         options,
     })
 }
 
-/// Runs ourselves as a process: descriptors 3, 4, 5 are boot, report, stats.
-fn execute(inherit: [OwnedFd; 3], stdio: [OwnedFd; 3]) -> Result<std::process::Child, String> {
+/// Runs ourselves as a process: descriptors 3 to 6 are boot, report, stats,
+/// questions.
+fn execute(inherit: [OwnedFd; 4], stdio: [OwnedFd; 3]) -> Result<std::process::Child, String> {
     let [stdin, stdout, stderr] = stdio.map(Stdio::from);
     let mut command = Command::new("/proc/self/exe");
     command
@@ -112,7 +125,7 @@ fn execute(inherit: [OwnedFd; 3], stdio: [OwnedFd; 3]) -> Result<std::process::C
     // The host's libc would have the kernel look at its rseq area on every trap.
     command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
     let manager = rustix::process::getpid();
-    // Out of the way of the targets 3, 4, 5 before they are put there.
+    // Out of the way of the targets 3 to 6 before they are put there.
     let high: Vec<OwnedFd> = inherit
         .into_iter()
         .map(|fd| host::descriptor::raise(fd, 16).map_err(|e| e.to_string()))
@@ -145,6 +158,10 @@ impl Child {
     }
     pub(super) fn pid(&self) -> i32 {
         self.child.id().cast_signed()
+    }
+    /// Where it is asked for counters; once.
+    pub(super) fn take_questions(&mut self) -> Option<OwnedFd> {
+        self.questions.take()
     }
     pub(super) fn exit_event(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

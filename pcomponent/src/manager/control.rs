@@ -1,4 +1,5 @@
-//! One control connection: a program from its start to its end.
+//! One control connection: a program from its start to its end, or a question
+//! for the counters of all.
 
 use super::{Manager, child};
 use proto::gmm::{GmmReply, GmmRequest};
@@ -19,17 +20,29 @@ const MAX_FRAME: usize = 4 << 20;
 pub(super) fn serve(mut stream: UnixStream, manager: &Manager) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
     let _ = stream.set_write_timeout(Some(Duration::from_secs(10)));
-    let (spawn, stdio) = match receive_spawn(&stream) {
-        Ok(Some(asked)) => asked,
-        Ok(None) => return,
+    let (spawn, stdio) = match receive_first(&stream) {
+        Ok(First::Spawn(spawn, stdio)) => (spawn, stdio),
+        Ok(First::Counters) => {
+            let counters = ControlReply::Counters(manager.programs.counters());
+            let _ = send(&mut stream, &counters);
+            return;
+        }
+        Ok(First::HungUp) => return,
         Err(e) => {
             tracing::warn!("control connection: {e}");
             return;
         }
     };
     manager.running.fetch_add(1, Ordering::Relaxed);
+    let name = String::from_utf8_lossy(&spawn.program).into_owned();
     let last = match start(manager, spawn, stdio) {
-        Ok(running) => supervise(&mut stream, manager, running),
+        Ok(mut running) => {
+            if let Some(questions) = running.take_questions() {
+                let (process, pid) = (running.process(), running.pid());
+                manager.programs.add(process, name, pid, questions);
+            }
+            supervise(&mut stream, manager, running)
+        }
         Err(message) => ControlReply::Failed {
             message,
             status: 125,
@@ -45,12 +58,21 @@ fn send(stream: &mut UnixStream, reply: &ControlReply) -> std::io::Result<()> {
     stream.write_all(&[&len.to_le_bytes()[..], &body].concat())
 }
 
-/// The first frame, with three descriptors beside it. `None`: hung up.
-fn receive_spawn(stream: &UnixStream) -> Result<Option<(Spawn, [OwnedFd; 3])>, String> {
+/// How a connection begins.
+enum First {
+    /// With a program, and three descriptors beside it.
+    Spawn(Spawn, [OwnedFd; 3]),
+    Counters,
+    /// With nothing.
+    HungUp,
+}
+
+/// The first frame.
+fn receive_first(stream: &UnixStream) -> Result<First, String> {
     let mut fds = Vec::new();
     let mut head = [0; 4];
     if !receive(stream, &mut head, &mut fds)? {
-        return Ok(None);
+        return Ok(First::HungUp);
     }
     let len = u32::from_le_bytes(head) as usize;
     if len > MAX_FRAME {
@@ -61,13 +83,15 @@ fn receive_spawn(stream: &UnixStream) -> Result<Option<(Spawn, [OwnedFd; 3])>, S
         return Err("hung up inside a frame".into());
     }
     let request = wire::decode(&body).map_err(|e| e.to_string())?;
-    let ControlRequest::Spawn(spawn) = request else {
-        return Err("the first request is not Spawn".into());
+    let spawn = match request {
+        ControlRequest::Spawn(spawn) => spawn,
+        ControlRequest::Counters => return Ok(First::Counters),
+        ControlRequest::Signal(_) => return Err("a signal for no program".into()),
     };
     let stdio = fds
         .try_into()
         .map_err(|f: Vec<OwnedFd>| format!("{} descriptors came with Spawn, not 3", f.len()))?;
-    Ok(Some((spawn, stdio)))
+    Ok(First::Spawn(spawn, stdio))
 }
 
 /// Fills `buffer`, gathering descriptors on the way. False at end of file.
@@ -188,6 +212,7 @@ fn read_requests(stream: &mut UnixStream, input: &mut Vec<u8>, running: &child::
 
 fn finish(manager: &Manager, running: child::Child, failed: Option<child::Report>) -> ControlReply {
     let process = running.process();
+    manager.programs.remove(process);
     let request = GmmRequest::EndProcess { process };
     let _ = manager.member.gmm().ask::<_, GmmReply>(&request);
     let (end, stats) = running.reap();

@@ -3,11 +3,14 @@
 
 mod child;
 mod control;
+mod metrics;
+mod programs;
 
 use crate::cli::ManagerArgs;
 use anyhow::{Context, Result};
 use fabric::ClusterKey;
 use member::{Member, MemberConfig};
+use programs::Programs;
 use proto::NodeKind;
 use proto::gmm::Load;
 use std::os::unix::net::UnixListener;
@@ -20,6 +23,7 @@ pub(crate) struct Manager {
     pub(crate) key: ClusterKey,
     pub(crate) args: ManagerArgs,
     pub(crate) running: Arc<AtomicU64>,
+    pub(crate) programs: Arc<Programs>,
 }
 
 /// Runs the manager until SIGTERM.
@@ -34,6 +38,11 @@ pub(crate) fn run(args: ManagerArgs) -> Result<()> {
         .with_context(|| format!("cluster key {}", args.key.display()))?;
     let listener = listen(&args.control)?;
     let running = Arc::new(AtomicU64::new(0));
+    let programs = Arc::new(Programs::default());
+    if let Some(addr) = args.metrics {
+        let (programs, name) = (programs.clone(), args.name.clone());
+        member::serve_metrics(addr, move || metrics::exposition(&name, &programs))?;
+    }
     let member = Member::start(
         MemberConfig {
             kind: NodeKind::Processor,
@@ -61,6 +70,7 @@ pub(crate) fn run(args: ManagerArgs) -> Result<()> {
         key,
         args,
         running,
+        programs,
     });
     let accepting = manager.clone();
     std::thread::spawn(move || accept(&listener, &accepting));

@@ -206,7 +206,7 @@ impl Memory {
             !untouched
         });
         counters.written_back(pages.len() as u64 * PAGE_SIZE);
-        self.send(&pages, me);
+        self.send(&pages, me, counters);
     }
 
     /// A page of zeros that no component has heard of need not be sent.
@@ -241,13 +241,13 @@ impl Memory {
     }
 
     /// Brings pages to where they belong.
-    fn send(&self, pages: &[Page<'_>], me: &mut Scratch) {
+    fn send(&self, pages: &[Page<'_>], me: &mut Scratch, counters: &Counters) {
         for _ in 0..8 {
             let mut written: Vec<(Arc<FileRef>, u64)> = Vec::new();
             let targets: Vec<Target> = pages.iter().map(|p| self.target(p, &mut written)).collect();
-            let placed = match self.place(pages, &targets) {
+            let placed = match self.place(pages, &targets, counters) {
                 Some(placed) => placed,
-                None => self.transmit(pages, &targets, me),
+                None => self.transmit(pages, &targets, me, counters),
             };
             if placed {
                 self.sent(pages, written);
@@ -262,7 +262,7 @@ impl Memory {
 
     /// Copies pages straight into the memory components' frames. `None` where
     /// those are not mapped here; `Some(false)`: a lease is void.
-    fn place(&self, pages: &[Page<'_>], targets: &[Target]) -> Option<bool> {
+    fn place(&self, pages: &[Page<'_>], targets: &[Target], counters: &Counters) -> Option<bool> {
         let mut from = 0;
         while let Some(&(node, _)) = targets.get(from) {
             let run = targets[from..].iter().take_while(|t| t.0 == node).count();
@@ -291,6 +291,7 @@ impl Memory {
             if !sound {
                 return Some(false);
             }
+            counters.wrote_to(node, run as u64 * PAGE_SIZE);
             from += run;
         }
         self.remote.count_mapped_write();
@@ -299,7 +300,13 @@ impl Memory {
 
     /// Sends pages over the fabric, through the thread's buffer. False: a
     /// lease is void.
-    fn transmit(&self, pages: &[Page<'_>], targets: &[Target], me: &mut Scratch) -> bool {
+    fn transmit(
+        &self,
+        pages: &[Page<'_>],
+        targets: &[Target],
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> bool {
         let len = pages.len() * PAGE;
         if me.buffer.len() < len {
             me.buffer.resize(len, 0);
@@ -326,7 +333,7 @@ impl Memory {
                 )),
             }
         }
-        self.post_writes(me, len)
+        self.post_writes(me, len, counters)
     }
 
     fn target(&self, page: &Page<'_>, written: &mut Vec<(Arc<FileRef>, u64)>) -> Target {
@@ -366,7 +373,7 @@ impl Memory {
         }
     }
 
-    fn post_writes(&self, me: &mut Scratch, len: usize) -> bool {
+    fn post_writes(&self, me: &mut Scratch, len: usize, counters: &Counters) -> bool {
         while let Some(&(node, _)) = me.segments.first() {
             me.posted.clear();
             let posted = &mut me.posted;
@@ -379,6 +386,7 @@ impl Memory {
             if !self.remote.write(node, &me.posted, &me.buffer[..len]) {
                 return false;
             }
+            counters.wrote_to(node, Segment::total(&me.posted) as u64);
         }
         true
     }

@@ -348,7 +348,7 @@ impl Memory {
         {
             return valid.then_some(write);
         }
-        let fetched = self.gather(range, me)?;
+        let fetched = self.gather(range, me, counters)?;
         counters.fetched(fetched);
         let arrived = clock::now();
         split.wire += arrived.since(before);
@@ -398,6 +398,7 @@ impl Memory {
             Some(true) => {
                 self.remote.count_mapped_read();
                 counters.fetched(len);
+                counters.read_from(node, len);
                 split.install += clock::now().since(before);
                 Some(true)
             }
@@ -418,7 +419,7 @@ impl Memory {
     }
 
     /// Brings the bytes of all pieces into the thread's buffer.
-    fn gather(&self, range: UserRange, me: &mut Scratch) -> Option<u64> {
+    fn gather(&self, range: UserRange, me: &mut Scratch, counters: &Counters) -> Option<u64> {
         let len = range.len() as usize;
         if me.buffer.len() < len {
             me.buffer.resize(len, 0);
@@ -454,6 +455,7 @@ impl Memory {
             if !self.remote.read(node, &me.posted, &mut me.buffer[..len]) {
                 return None;
             }
+            counters.read_from(node, Segment::total(&me.posted) as u64);
         }
         Some(fetched)
     }

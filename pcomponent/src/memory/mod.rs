@@ -39,6 +39,7 @@ use pages::PageTable;
 use proto::NodeId;
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::process::CacheConfig;
+use proto::stats::ProgramCounters;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -203,6 +204,15 @@ impl Memory {
     /// What the host answered.
     pub(crate) fn measure_trap(&self) -> Result<Duration, host::sys::Errno> {
         host::trap::measure(&self.uffd)
+    }
+
+    /// As [`Memory::report`], of a program that goes on.
+    pub(crate) fn report_now(&self, counters: &mut ProgramCounters) {
+        let shape = self.cache.shape();
+        counters.footprint_bytes = self.footprint().0;
+        counters.resident_lines = self.cache.occupancy().0;
+        counters.cache_lines = shape.lines();
+        counters.line_bytes = shape.line_size();
     }
 
     /// Fills in what the cache and the page table know.

@@ -8,10 +8,12 @@
 
 use super::pages::{Extent, Held};
 use crate::fatal;
+use crate::stats::Moved;
 use fabric::{Connection, Credential, FabricError, Options, Peer, Segment};
 use proto::addr::{EXTENT_SIZE, RemoteAddr, UserAddr};
 use proto::gmm::NodeInfo;
 use proto::mem::{FileLease, FileRef, MemReply, MemRequest, SpaceDone, SpaceOp};
+use proto::stats::LinkCounters;
 use proto::store::FileId;
 use proto::{Errno, NodeId, VRegionId};
 use std::collections::{BTreeMap, HashMap};
@@ -64,7 +66,7 @@ pub(crate) struct Remote {
 /// Messages and one-sided operations sent, by kind.
 #[derive(Default)]
 struct Sent {
-    messages: Mutex<BTreeMap<&'static str, u64>>,
+    messages: Mutex<BTreeMap<(&'static str, NodeId), u64>>,
     reads: AtomicU64,
     writes: AtomicU64,
 }
@@ -138,7 +140,7 @@ impl Remote {
             .messages
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *sent.entry(kind(request)).or_default() += 1;
+        *sent.entry((kind(request), node.id)).or_default() += 1;
         drop(sent);
         match node.peer.ask(request) {
             Ok(reply) => reply,
@@ -354,11 +356,34 @@ impl Remote {
             .messages
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        messages.extend(sent.iter().map(|(kind, n)| ((*kind).to_string(), *n)));
+        for ((kind, _), n) in sent.iter() {
+            *messages.entry((*kind).to_string()).or_default() += n;
+        }
         let one_sided = [("READ", &self.sent.reads), ("WRITE", &self.sent.writes)];
         for (kind, n) in one_sided {
             messages.insert(kind.to_string(), n.load(Ordering::Relaxed));
         }
+    }
+
+    /// The traffic with each component: what threads moved, by name, with the
+    /// requests that were sent.
+    pub(crate) fn links(&self, mut moved: BTreeMap<NodeId, Moved>) -> Vec<LinkCounters> {
+        let sent = self
+            .sent
+            .messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for ((_, node), n) in sent.iter() {
+            moved.entry(*node).or_default().messages += n;
+        }
+        drop(sent);
+        let link = |(node, moved): (NodeId, Moved)| LinkCounters {
+            to: self.node(node).name.clone(),
+            messages: moved.messages,
+            read_bytes: moved.read,
+            written_bytes: moved.written,
+        };
+        moved.into_iter().map(link).collect()
     }
 
     /// Reads `segments` from `id` into `dst`; false as for [`Remote::transfer`].

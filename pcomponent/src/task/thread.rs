@@ -7,6 +7,8 @@ use host::signal::{SigInfo, SigSet, StackT, UContext};
 use host::trap::{self, BlockRef};
 use proto::ProcessId;
 use proto::addr::UserAddr;
+use proto::stats::ProgramCounters;
+use rustix::fd::OwnedFd;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -221,6 +223,15 @@ impl Process {
         self.tids().iter().copied().collect()
     }
 
+    /// The counters now.
+    pub(crate) fn counters(&self) -> ProgramCounters {
+        let (mut now, moved) = self.registry.now();
+        self.memory.report_now(&mut now);
+        now.links = self.memory.remote().links(moved);
+        now.threads = u64::from(self.live.load(Ordering::SeqCst));
+        now
+    }
+
     /// From here on the program sees the thread.
     pub(super) fn show(&self, task: &Task) {
         self.tids().insert(task.tid);
@@ -291,11 +302,17 @@ pub(crate) fn current() -> &'static Task {
 }
 
 /// Runs the program's first thread; returns only if that could not be begun.
-pub(crate) fn run_main(process: Process, context: &UContext) -> host::sys::Errno {
+/// `questions` is where the manager asks for counters meanwhile.
+pub(crate) fn run_main(
+    process: Process,
+    questions: OwnedFd,
+    context: &UContext,
+) -> host::sys::Errno {
     if PROCESS.set(process).is_err() {
         crate::fatal::end("a process was started twice in one host process");
     }
     let process = self::process();
+    crate::watch::start(process, questions);
     if let Err(e) = trap::install(super::trap::hook).and_then(|()| process.signals.install()) {
         return e;
     }

@@ -229,7 +229,8 @@ impl Session {
 
     fn ask(&self, id: u32, gmm: Vec<String>, fabric: Fabric, question: Question) -> Result<()> {
         let operator = Operator::new(&self.directory.join("key"), gmm, fabric)?;
-        self.answer_later(id, move || question.answer(&operator))
+        let directory = self.directory.clone();
+        self.answer_later(id, move || question.answer(&operator, &directory))
     }
 
     fn key(&self) -> Result<ClusterKey> {

@@ -128,6 +128,9 @@ impl<'a> Starts<'a> {
             "--key",
             place.directory.join("key").display(),
         );
+        if let Some(metrics) = self.cluster.plan.metrics.get(name) {
+            push(&mut arguments, "--metrics", metrics);
+        }
         if let Some(log) = &self.cluster.plan.log {
             push(&mut arguments, "--log", log);
         }

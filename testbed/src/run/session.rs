@@ -133,7 +133,7 @@ fn heard(heard: Result<Heard>, watch: &mut dyn Watch) -> Option<Outcome> {
 
 fn outcome(reply: ControlReply, watch: &mut dyn Watch) -> Option<Outcome> {
     match reply {
-        ControlReply::Started { .. } => None,
+        ControlReply::Started { .. } | ControlReply::Counters(_) => None,
         ControlReply::Failed { message, status } => Some(Outcome::Refused { status, message }),
         ControlReply::Ended {
             end,

@@ -81,6 +81,8 @@ pub(super) struct Answers {
     pub(super) storage_host: Option<String>,
     pub(super) gmm: Vec<String>,
     pub(super) fabric: Fabric,
+    /// The run directory here.
+    pub(super) directory: PathBuf,
     pub(super) key: PathBuf,
 }
 
@@ -108,14 +110,14 @@ impl Answers {
     fn answer(&self, ask: Ask) -> Result<Value> {
         match ask {
             Ask::Down => bail!("no question"),
-            Ask::Testbed(question) => match self.hosts.get("gmm") {
+            Ask::Testbed(question) => match self.hosts.get(question.component()) {
                 Some(host) => {
                     let json = self.client(host)?.ask(&self.gmm, self.fabric, question)?;
                     Ok(serde_json::from_slice(&json)?)
                 }
                 None => {
                     let operator = Operator::new(&self.key, self.gmm.clone(), self.fabric)?;
-                    question.answer(&operator)
+                    question.answer(&operator, &self.directory)
                 }
             },
             Ask::Find(search) => match &self.storage_host {
@@ -191,6 +193,7 @@ mod tests {
             storage_host: None,
             gmm: Vec::new(),
             fabric: Fabric::Tcp,
+            directory: place.path().to_owned(),
             key: place.path().join("none"),
         };
         let say = |what: Option<Ask>| {

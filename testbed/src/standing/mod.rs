@@ -30,6 +30,7 @@ use anyhow::{Context, Result, anyhow};
 use ask::{Ask, ask};
 use proto::gmm::Status;
 use proto::process::CacheConfig;
+use proto::stats::ProgramCounters;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -78,6 +79,14 @@ impl Standing {
         Ok(standing)
     }
 
+    /// The one called so, or the only one that is up.
+    pub(crate) fn choose(name: Option<&str>) -> Result<Standing> {
+        match name {
+            Some(name) => Standing::find(name),
+            None => Standing::find(&status::the_only_one()?),
+        }
+    }
+
     /// One that was brought up, dead or alive.
     fn read(name: &str) -> Result<Standing> {
         places::check_name(name).map_err(anyhow::Error::msg)?;
@@ -105,7 +114,7 @@ impl Standing {
         if self.hosts.is_empty() {
             let key = self.directory.join("key");
             let operator = Operator::new(&key, self.gmm.clone(), self.fabric)?;
-            return question.answer(&operator);
+            return question.answer(&operator, &self.directory);
         }
         ask(&mut self.supervisor()?, &Ask::Testbed(question))
     }
@@ -127,6 +136,17 @@ impl Standing {
     pub(crate) fn components(&self) -> Value {
         let counters = self.ask(Question::Components);
         counters.unwrap_or_else(|why| serde_json::json!({ "error": format!("{why:#}") }))
+    }
+
+    /// The counters of the programs of a processor component.
+    pub(crate) fn programs(&self, processor: &str) -> Result<Vec<ProgramCounters>> {
+        let counters = self.ask(Question::Counters(processor.to_owned()))?;
+        Ok(serde_json::from_value(counters)?)
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Looks a program up where its files are.

@@ -106,6 +106,7 @@ fn hear_spawn(stream: &UnixStream) -> Result<(Spawn, [OwnedFd; 3])> {
     match hear(stream, &bytes[..heard])? {
         ControlRequest::Spawn(spawn) => Ok((spawn, stdio)),
         ControlRequest::Signal(_) => bail!("a signal for no program"),
+        ControlRequest::Counters => bail!("counters are asked of the supervisor"),
     }
 }
 

@@ -47,23 +47,20 @@ pub(crate) fn list() -> Result<Ending> {
 
 /// `testbed status`.
 pub(crate) fn status(name: Option<&str>, json: bool) -> Result<Ending> {
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None => the_only_one()?,
-    };
-    let standing = Standing::find(&name)?;
+    let standing = Standing::choose(name)?;
+    let name = standing.name();
     let status = standing.status()?;
     if json {
         let hosts = &standing.hosts;
         let json = serde_json::json!({ "name": name, "status": status, "hosts": hosts });
         show(&format!("{json:#}\n"))?;
     } else {
-        show(&describe(&name, &status, &standing.hosts))?;
+        show(&describe(name, &status, &standing.hosts))?;
     }
     Ok(Ending::Exit(0))
 }
 
-fn the_only_one() -> Result<String> {
+pub(super) fn the_only_one() -> Result<String> {
     let up: Vec<String> = all()?
         .into_iter()
         .filter(|(_, up)| *up)

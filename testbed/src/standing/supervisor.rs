@@ -238,6 +238,7 @@ fn answers(cluster: &Cluster) -> Result<Answers> {
         storage_host: plan.storage.first().and_then(|s| s.host.clone()),
         gmm: cluster.gmm().to_vec(),
         fabric: plan.fabric,
+        directory: cluster.directory().to_owned(),
         key: cluster.key_path(),
     })
 }

@@ -316,7 +316,7 @@ fn exec(name: &str, node: Node, command: &[OsString]) -> Result<Ending> {
     let program = client.exec(argv, [stdin?, stdout?, stderr?])?;
     let ending = loop {
         match program.hear(LOOK) {
-            None | Some(ControlReply::Started { .. }) => {}
+            None | Some(ControlReply::Started { .. } | ControlReply::Counters(_)) => {}
             Some(ControlReply::Failed { message, .. }) => bail!("{node}: {message}"),
             Some(ControlReply::Ended { end, message, .. }) => {
                 message.iter().for_each(|message| warn(message));

@@ -81,5 +81,6 @@ fn plan(args: &UpArgs, machines: &Machines) -> Plan {
         hosts: nodes.iter().map(host).collect(),
         address: None,
         gmm_host: last.and_then(name),
+        metrics: std::collections::BTreeMap::new(),
     }
 }

@@ -28,4 +28,5 @@ mod scratch;
 mod standing;
 mod statistics;
 mod system;
+mod watching;
 mod workloads;

@@ -68,6 +68,28 @@ fn of_known_misses() {
     }
 }
 
+/// Over time: as much at the end as the sums say, and never less than before.
+#[test]
+fn of_samples() {
+    let seen = statistics(&["--cache", "4M"], "pagewalk", &["16"]);
+    let rows: Vec<Vec<u64>> = serde_json::from_value(seen["samples"].clone()).unwrap();
+    assert!((1..=1000).contains(&rows.len()), "{seen}");
+    let causes = ["zero_fill", "remote", "file"];
+    let misses: u64 = causes
+        .iter()
+        .map(|c| count(&seen, &format!("misses.{c}")))
+        .sum();
+    let bytes = ["fetched", "written_back"].map(|b| count(&seen, &format!("bytes.{b}")));
+    assert_eq!(
+        rows[rows.len() - 1][1..],
+        [misses, bytes[0], bytes[1]],
+        "{seen}"
+    );
+    let grows =
+        |pair: &[Vec<u64>]| pair[0][0] < pair[1][0] && (1..4).all(|n| pair[0][n] <= pair[1][n]);
+    assert!(rows.windows(2).all(grows), "{seen}");
+}
+
 /// What fits is fetched never.
 #[test]
 fn of_no_misses() {

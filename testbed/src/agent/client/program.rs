@@ -143,7 +143,7 @@ impl Program {
         loop {
             match self.hear(until.saturating_duration_since(Instant::now())) {
                 None => bail!("host {host}: it did not end within {deadline:?}"),
-                Some(ControlReply::Started { .. }) => {}
+                Some(ControlReply::Started { .. } | ControlReply::Counters(_)) => {}
                 Some(ControlReply::Failed { message, .. }) => bail!("host {host}: {message}"),
                 Some(ControlReply::Ended {
                     message: Some(message),
