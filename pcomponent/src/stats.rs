@@ -4,6 +4,7 @@
 //! contended cache line); a thread's counters go on counting for the next
 //! thread that takes over its place, so nothing is lost when threads end.
 
+use crate::trace::{Account, Lane, Tracer};
 use hdrhistogram::Histogram;
 use host::clock;
 use serde::Serialize;
@@ -28,6 +29,19 @@ pub(crate) enum Cause {
 }
 
 const CAUSES: usize = 5;
+
+impl Cause {
+    /// As a trace has it.
+    pub(crate) fn traced(self) -> proto::trace::Cause {
+        match self {
+            Cause::ZeroFill => proto::trace::Cause::ZeroFill,
+            Cause::Remote => proto::trace::Cause::Remote,
+            Cause::File => proto::trace::Cause::File,
+            Cause::WriteProtect => proto::trace::Cause::WriteProtect,
+            Cause::Joined => proto::trace::Cause::Joined,
+        }
+    }
+}
 
 /// Where the time of one miss went, in ticks of [`clock`]. What is left of the
 /// whole is bookkeeping.
@@ -57,6 +71,8 @@ pub(crate) struct Counters {
     split: [AtomicU64; 4],
     syscalls: [AtomicU64; SYSCALLS],
     latency: Mutex<Histogram<u64>>,
+    /// Where its misses are traced, if they are.
+    lane: Option<Arc<Lane>>,
 }
 
 const SYSCALLS: usize = 512;
@@ -75,7 +91,7 @@ fn histogram() -> Histogram<u64> {
 }
 
 impl Counters {
-    fn new() -> Counters {
+    fn new(lane: Option<Arc<Lane>>) -> Counters {
         Counters {
             causes: Default::default(),
             fetched: AtomicU64::default(),
@@ -89,7 +105,13 @@ impl Counters {
             split: Default::default(),
             syscalls: std::array::from_fn(|_| AtomicU64::new(0)),
             latency: Mutex::new(histogram()),
+            lane,
         }
+    }
+
+    /// Where this thread's misses and evictions are traced, if they are.
+    pub(crate) fn lane(&self) -> Option<&Lane> {
+        self.lane.as_deref()
     }
 
     /// A fault ended.
@@ -153,15 +175,18 @@ pub(crate) struct Registry {
     all: Mutex<Vec<Arc<Counters>>>,
     started: Instant,
     trap_ns: AtomicU64,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl Registry {
-    /// Without counters yet; time starts now.
-    pub(crate) fn new() -> Registry {
+    /// Without counters yet; time starts now. Misses go to `tracer`, if there
+    /// is one.
+    pub(crate) fn new(tracer: Option<Arc<Tracer>>) -> Registry {
         Registry {
             all: Mutex::new(Vec::new()),
             started: Instant::now(),
             trap_ns: AtomicU64::new(0),
+            tracer,
         }
     }
 
@@ -170,9 +195,15 @@ impl Registry {
         self.trap_ns.store(nanos(cost), Ordering::Relaxed);
     }
 
-    /// New counters, kept for ever.
+    /// Has the rest of the trace written; `None` where there is none.
+    pub(crate) fn finish_trace(&self) -> Option<Account> {
+        self.tracer.as_ref().map(|tracer| tracer.finish())
+    }
+
+    /// New counters, kept for ever; the calling thread's at first.
     pub(crate) fn counters(&self) -> Arc<Counters> {
-        let counters = Arc::new(Counters::new());
+        let lane = self.tracer.as_ref().map(|tracer| tracer.lane());
+        let counters = Arc::new(Counters::new(lane));
         self.all
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -281,6 +312,8 @@ pub(crate) struct Stats {
     pub syscalls: BTreeMap<String, u64>,
     /// Those of them that are not implemented.
     pub unimplemented: Vec<String>,
+    /// What became of the trace, if one was asked for.
+    pub trace: Option<Account>,
 }
 
 /// See [`Stats::cache`].
@@ -418,7 +451,7 @@ mod tests {
 
     #[test]
     fn sums_over_threads() {
-        let registry = Registry::new();
+        let registry = Registry::new(None);
         registry.set_trap_cost(Duration::from_nanos(100));
         let (a, b) = (registry.counters(), registry.counters());
         a.count(Cause::Remote);

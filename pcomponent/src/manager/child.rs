@@ -44,7 +44,7 @@ pub(super) enum Report {
 pub(super) fn spawn(
     manager: &Manager,
     spawn: Spawn,
-    stdio: [OwnedFd; 3],
+    (stdio, trace): super::control::Streams,
     grant: ProcessGrant,
 ) -> Result<Child, String> {
     let identity = Identity::Process(grant.process);
@@ -69,20 +69,16 @@ pub(super) fn spawn(
         choice: manager.args.fabric.clone(),
         emulate: manager.args.emulate.clone(),
         spawn,
+        trace: trace.is_some(),
         log: manager.args.log.clone(),
     };
     let mut boot = File::from(boot);
     boot.write_all(&wire::encode(&message))
         .map_err(|e| format!("boot message: {e}"))?;
     boot.rewind().map_err(|e| format!("boot message: {e}"))?;
-    let child = execute(
-        [
-            boot.into(),
-            report_end,
-            stats.try_clone().map_err(|e| e.to_string())?,
-        ],
-        stdio,
-    )?;
+    let stats_end = stats.try_clone().map_err(|e| e.to_string())?;
+    let inherit = [boot.into(), report_end, stats_end].into_iter();
+    let child = execute(inherit.chain(trace).collect(), stdio)?;
     let pid = Pid::from_child(&child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| format!("pidfd_open: {e}"))?;
     let (report, stats) = (report.into(), stats.into());
@@ -98,8 +94,9 @@ pub(super) fn spawn(
     })
 }
 
-/// Runs ourselves as a process: descriptors 3, 4, 5 are boot, report, stats.
-fn execute(inherit: [OwnedFd; 3], stdio: [OwnedFd; 3]) -> Result<std::process::Child, String> {
+/// Runs ourselves as a process: descriptors 3, 4, 5 are boot, report, stats; 6
+/// takes the trace, if there is one.
+fn execute(inherit: Vec<OwnedFd>, stdio: [OwnedFd; 3]) -> Result<std::process::Child, String> {
     let [stdin, stdout, stderr] = stdio.map(Stdio::from);
     let mut command = Command::new("/proc/self/exe");
     command
@@ -112,7 +109,7 @@ fn execute(inherit: [OwnedFd; 3], stdio: [OwnedFd; 3]) -> Result<std::process::C
     // The host's libc would have the kernel look at its rseq area on every trap.
     command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
     let manager = rustix::process::getpid();
-    // Out of the way of the targets 3, 4, 5 before they are put there.
+    // Out of the way of the targets 3 to 6 before they are put there.
     let high: Vec<OwnedFd> = inherit
         .into_iter()
         .map(|fd| host::descriptor::raise(fd, 16).map_err(|e| e.to_string()))

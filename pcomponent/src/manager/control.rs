@@ -19,7 +19,7 @@ const MAX_FRAME: usize = 4 << 20;
 pub(super) fn serve(mut stream: UnixStream, manager: &Manager) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
     let _ = stream.set_write_timeout(Some(Duration::from_secs(10)));
-    let (spawn, stdio) = match receive_spawn(&stream) {
+    let (spawn, streams) = match receive_spawn(&stream) {
         Ok(Some(asked)) => asked,
         Ok(None) => return,
         Err(e) => {
@@ -28,7 +28,7 @@ pub(super) fn serve(mut stream: UnixStream, manager: &Manager) {
         }
     };
     manager.running.fetch_add(1, Ordering::Relaxed);
-    let last = match start(manager, spawn, stdio) {
+    let last = match start(manager, spawn, streams) {
         Ok(running) => supervise(&mut stream, manager, running),
         Err(message) => ControlReply::Failed {
             message,
@@ -45,8 +45,11 @@ fn send(stream: &mut UnixStream, reply: &ControlReply) -> std::io::Result<()> {
     stream.write_all(&[&len.to_le_bytes()[..], &body].concat())
 }
 
-/// The first frame, with three descriptors beside it. `None`: hung up.
-fn receive_spawn(stream: &UnixStream) -> Result<Option<(Spawn, [OwnedFd; 3])>, String> {
+/// The standard descriptors of a program, and where its trace goes.
+pub(super) type Streams = ([OwnedFd; 3], Option<OwnedFd>);
+
+/// The first frame, with three or four descriptors beside it. `None`: hung up.
+fn receive_spawn(stream: &UnixStream) -> Result<Option<(Spawn, Streams)>, String> {
     let mut fds = Vec::new();
     let mut head = [0; 4];
     if !receive(stream, &mut head, &mut fds)? {
@@ -64,17 +67,18 @@ fn receive_spawn(stream: &UnixStream) -> Result<Option<(Spawn, [OwnedFd; 3])>, S
     let ControlRequest::Spawn(spawn) = request else {
         return Err("the first request is not Spawn".into());
     };
+    let trace = if fds.len() == 4 { fds.pop() } else { None };
     let stdio = fds
         .try_into()
-        .map_err(|f: Vec<OwnedFd>| format!("{} descriptors came with Spawn, not 3", f.len()))?;
-    Ok(Some((spawn, stdio)))
+        .map_err(|f: Vec<OwnedFd>| format!("{} descriptors came with Spawn, not 3 or 4", f.len()))?;
+    Ok(Some((spawn, (stdio, trace))))
 }
 
 /// Fills `buffer`, gathering descriptors on the way. False at end of file.
 fn receive(stream: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<bool, String> {
     let mut done = 0;
     while done < buffer.len() {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let message = recvmsg(
             stream,
@@ -100,7 +104,7 @@ fn receive(stream: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Re
     Ok(true)
 }
 
-fn start(manager: &Manager, spawn: Spawn, stdio: [OwnedFd; 3]) -> Result<child::Child, String> {
+fn start(manager: &Manager, spawn: Spawn, streams: Streams) -> Result<child::Child, String> {
     let name = String::from_utf8_lossy(&spawn.program).into_owned();
     let request = GmmRequest::CreateProcess {
         node: manager.member.node(),
@@ -112,7 +116,7 @@ fn start(manager: &Manager, spawn: Spawn, stdio: [OwnedFd; 3]) -> Result<child::
         Ok(other) => return Err(format!("gmm answered {other:?} to CreateProcess")),
         Err(e) => return Err(format!("gmm cannot be asked for a process: {e}")),
     };
-    child::spawn(manager, spawn, stdio, grant)
+    child::spawn(manager, spawn, streams, grant)
 }
 
 /// Watches the process and the connection until the process has ended.

@@ -30,7 +30,7 @@ pub(crate) use remote::{FileHomes, Remote};
 
 use crate::excache::{ExCache, LineNo, Shape, Victim};
 use crate::fatal;
-use crate::stats::Stats;
+use crate::stats::{Cause, Stats};
 use aspace::AddressSpace;
 use fabric::Segment;
 use host::mapping::{Dropper, Span};
@@ -77,6 +77,8 @@ pub(crate) struct Scratch {
     streams: stream::Streams,
     pieces: Vec<fault::Piece>,
     run: Vec<crate::excache::Slot>,
+    /// Why the last lines were brought, and how many.
+    brought: (Cause, u32),
     /// The last address whose miss found the line present, and how often.
     again: (u64, u32),
 }
@@ -126,6 +128,7 @@ impl Memory {
             streams: stream::Streams::new(u32::try_from(most).unwrap_or(0)),
             pieces: Vec::new(),
             run: Vec::new(),
+            brought: (Cause::ZeroFill, 0),
             again: (0, 0),
         }
     }
