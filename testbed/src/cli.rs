@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// holds a share of what the program needs; compares the output and shows
     /// where the time went.
     Demo(DemoArgs),
+    /// Reads a trace that `testbed run --trace` wrote: a summary, or every
+    /// record for other programs.
+    Trace(TraceArgs),
     /// Measures the testbed itself.
     Bench {
         #[command(subcommand)]
@@ -119,6 +122,29 @@ pub(crate) enum Command {
         /// Which.
         name: String,
     },
+}
+
+/// See [`Command::Trace`].
+#[derive(Args, Clone, Debug)]
+pub(crate) struct TraceArgs {
+    /// The trace.
+    pub(crate) file: PathBuf,
+    /// Every record as a line of comma-separated values.
+    #[arg(long, group = "form")]
+    pub(crate) csv: bool,
+    /// For Perfetto (ui.perfetto.dev) and Chrome (chrome://tracing).
+    #[arg(long, group = "form")]
+    pub(crate) chrome: bool,
+    /// As JSON: every record as a line; with --summary, the summary.
+    #[arg(long, conflicts_with_all = ["csv", "chrome"])]
+    pub(crate) json: bool,
+    /// Misses by cause and thread, the most missed pages and regions, times
+    /// between misses, the working set over time; so it is without options.
+    #[arg(long, conflicts_with_all = ["csv", "chrome"])]
+    pub(crate) summary: bool,
+    /// Pages and regions that the summary names.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) top: u16,
 }
 
 /// See [`Command::Bench`].
@@ -258,6 +284,10 @@ pub(crate) struct RunArgs {
     /// Says on standard error where the time went.
     #[arg(long)]
     pub(crate) report: bool,
+    /// File that gets a record of every miss and every eviction; `testbed
+    /// trace` reads it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
     /// Run on this testbed, which `testbed up` brought up, instead of a new one.
     #[arg(long, value_name = "NAME")]
     pub(crate) on: Option<String>,

@@ -209,7 +209,7 @@ impl Memory {
     }
 
     /// Fills in what the cache and the page table know.
-    pub(crate) fn report(&self, stats: &mut Stats) {
+    pub(crate) fn report_cache(&self, stats: &mut Stats) {
         let (now, peak) = self.pages.footprint();
         let (resident, peak_lines) = self.cache.occupancy();
         let shape = self.cache.shape();
@@ -222,9 +222,15 @@ impl Memory {
         stats.cache.sets = u64::from(shape.sets);
         stats.cache.ways = u64::from(shape.ways);
         stats.rescues.second_chances = self.cache.spared();
+        self.remote.report(&mut stats.messages);
+    }
+
+    /// The same, and what the host knows, which takes longer.
+    pub(crate) fn report(&self, stats: &mut Stats) {
+        self.report_cache(stats);
         stats.host_resident_bytes = self.host_resident();
         stats.host_rss_peak_bytes = host_peak();
-        let bound = shape.lines() * shape.line_size();
+        let bound = stats.cache.lines * stats.cache.line_bytes;
         if stats.host_resident_bytes > bound {
             tracing::error!(
                 "the host holds {} bytes of the program, the cache has {bound}: this is a \
@@ -232,7 +238,6 @@ impl Memory {
                 stats.host_resident_bytes
             );
         }
-        self.remote.report(&mut stats.messages);
     }
 
     /// Bytes of the program's mappings that the host holds, by its own count
