@@ -198,7 +198,12 @@ impl Header {
     /// # Errors
     /// [`TraceError`] where they are not a header of this version.
     pub fn decode(bytes: &[u8; HEADER]) -> Result<Header, TraceError> {
-        let half = |at: usize| bytes[at..at + 4].iter().rev().fold(0, |n, b| n << 8 | u32::from(*b));
+        let half = |at: usize| {
+            bytes[at..at + 4]
+                .iter()
+                .rev()
+                .fold(0, |n, b| n << 8 | u32::from(*b))
+        };
         let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
         if bytes[..8] != MAGIC {
             return Err(TraceError::Magic);

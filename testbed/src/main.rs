@@ -6,6 +6,7 @@ mod agent;
 mod bench;
 mod cli;
 mod cluster;
+mod compile;
 mod component;
 mod config;
 mod control;

@@ -68,9 +68,9 @@ fn receive_spawn(stream: &UnixStream) -> Result<Option<(Spawn, Streams)>, String
         return Err("the first request is not Spawn".into());
     };
     let trace = if fds.len() == 4 { fds.pop() } else { None };
-    let stdio = fds
-        .try_into()
-        .map_err(|f: Vec<OwnedFd>| format!("{} descriptors came with Spawn, not 3 or 4", f.len()))?;
+    let stdio = fds.try_into().map_err(|f: Vec<OwnedFd>| {
+        format!("{} descriptors came with Spawn, not 3 or 4", f.len())
+    })?;
     Ok(Some((spawn, (stdio, trace))))
 }
 

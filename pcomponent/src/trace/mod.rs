@@ -102,7 +102,10 @@ impl Lane {
 }
 
 fn this_thread() -> u32 {
-    rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
+    rustix::thread::gettid()
+        .as_raw_nonzero()
+        .get()
+        .cast_unsigned()
 }
 
 fn nanos(d: Duration) -> u64 {

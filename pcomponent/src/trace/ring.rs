@@ -107,7 +107,10 @@ mod tests {
             ring.drain(|words| seen.push(*words));
         });
         assert_eq!(seen.len() as u64 + ring.lost(), ALL);
-        assert!(seen.iter().all(|words| words.iter().all(|w| *w == words[0])));
+        assert!(
+            seen.iter()
+                .all(|words| words.iter().all(|w| *w == words[0]))
+        );
         assert!(seen.windows(2).all(|pair| pair[0][0] < pair[1][0]));
     }
 }

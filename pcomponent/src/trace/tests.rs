@@ -31,7 +31,10 @@ fn what_threads_trace_is_written_and_accounted_for() {
         }
     });
     let account = tracer.finish();
-    assert_eq!((account.records, account.lost, account.error), (3003, 0, None));
+    assert_eq!(
+        (account.records, account.lost, account.error),
+        (3003, 0, None)
+    );
     let mut bytes = Vec::new();
     std::io::Seek::rewind(&mut file).unwrap();
     file.read_to_end(&mut bytes).unwrap();
@@ -47,7 +50,12 @@ fn what_threads_trace_is_written_and_accounted_for() {
     for thread in threads {
         let theirs: Vec<&Record> = all.iter().filter(|r| r.thread == thread).collect();
         assert_eq!(theirs.len(), 1001);
-        assert!(theirs[..1000].iter().zip(0..).all(|(r, n)| r.address / 4096 == n));
+        assert!(
+            theirs[..1000]
+                .iter()
+                .zip(0..)
+                .all(|(r, n)| r.address / 4096 == n)
+        );
         let eviction = Event::Eviction { clean: 2, dirty: 3 };
         assert_eq!(theirs[1000].event, eviction);
     }

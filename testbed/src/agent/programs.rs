@@ -83,10 +83,7 @@ impl Pipes {
         Ok(Pipes {
             theirs: [stdin.into(), stdout.into(), stderr.into()],
             input: input.into(),
-            outputs: vec![
-                (Stream::Out, output.into()),
-                (Stream::Err, errors.into()),
-            ],
+            outputs: vec![(Stream::Out, output.into()), (Stream::Err, errors.into())],
         })
     }
 }

@@ -136,7 +136,12 @@ mod tests {
             event: Event::Lost { records: 5 },
             ..miss(10, 0, Cause::File)
         };
-        let all = [miss(1_234_567, 0x1000, Cause::Remote), eviction, lost, end(3, 5)];
+        let all = [
+            miss(1_234_567, 0x1000, Cause::Remote),
+            eviction,
+            lost,
+            end(3, 5),
+        ];
         let bytes = bytes(&all);
         let mut out = Vec::new();
         form(&mut Reader::new(&bytes[..]).unwrap(), &mut out).unwrap();
@@ -167,8 +172,14 @@ mod tests {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         assert_eq!(all.len(), 3);
-        assert_eq!((&all[0]["event"], &all[0]["cause"]), (&json!("miss"), &json!("remote")));
-        assert_eq!((&all[1]["dirty"], &all[2]["records"]), (&json!(3), &json!(5)));
+        assert_eq!(
+            (&all[0]["event"], &all[0]["cause"]),
+            (&json!("miss"), &json!("remote"))
+        );
+        assert_eq!(
+            (&all[1]["dirty"], &all[2]["records"]),
+            (&json!(3), &json!(5))
+        );
     }
 
     #[test]
@@ -177,7 +188,10 @@ mod tests {
         let events = all["traceEvents"].as_array().unwrap();
         assert_eq!(events.len(), 4);
         assert_eq!(events[1]["ts"], json!(1234.567));
-        assert_eq!((&events[1]["dur"], &events[1]["pid"]), (&json!(1.5), &json!(42)));
+        assert_eq!(
+            (&events[1]["dur"], &events[1]["pid"]),
+            (&json!(1.5), &json!(42))
+        );
         assert_eq!(events[2]["args"]["dirty"], json!(3));
     }
 }

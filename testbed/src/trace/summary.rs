@@ -139,14 +139,19 @@ impl Summary {
     pub(super) fn text(&self) -> String {
         let heading = |first: &str| {
             let times = ["misses", "mean", "50%", "90%", "99%", "longest"];
-            std::iter::once(first).chain(times).map(str::to_owned).collect()
+            std::iter::once(first)
+                .chain(times)
+                .map(str::to_owned)
+                .collect()
         };
         let row = |name: String, times: &Times| [vec![name], times.cells()].concat();
         let causes = self.causes.iter().map(|(name, t)| row((*name).into(), t));
-        let threads = self.threads.iter().map(|(name, t)| row(name.to_string(), t));
+        let threads = self
+            .threads
+            .iter()
+            .map(|(name, t)| row(name.to_string(), t));
         let causes: Vec<Vec<String>> = std::iter::once(heading("cause")).chain(causes).collect();
-        let threads: Vec<Vec<String>> =
-            std::iter::once(heading("thread")).chain(threads).collect();
+        let threads: Vec<Vec<String>> = std::iter::once(heading("thread")).chain(threads).collect();
         let gaps = &self.between_misses;
         format!(
             "{} misses, {} lines evicted ({} dirty) in {} batches of {} together; cache {} lines \
@@ -284,7 +289,13 @@ mod tests {
         );
         let gaps = &summary.between_misses;
         assert_eq!((gaps.count, gaps.mean, gaps.max), (40, 100, 100));
-        assert_eq!((summary.causes["remote"].count, summary.causes["zero_fill"].p50), (40, 1500));
+        assert_eq!(
+            (
+                summary.causes["remote"].count,
+                summary.causes["zero_fill"].p50
+            ),
+            (40, 1500)
+        );
         assert_eq!(summary.slices.len(), 20);
         assert_eq!(summary.slices.iter().map(|s| s.misses).sum::<u64>(), 41);
         assert_eq!(summary.slices.last().unwrap().lines_so_far, 5);

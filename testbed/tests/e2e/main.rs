@@ -15,6 +15,7 @@
 mod bench;
 mod binaries;
 mod busybox;
+mod cachebench;
 mod case;
 mod components;
 mod endings;
@@ -28,4 +29,5 @@ mod scratch;
 mod standing;
 mod statistics;
 mod system;
+mod tracing;
 mod workloads;
