@@ -2,7 +2,7 @@
 
 mod misses;
 
-pub(crate) use misses::{BenchCacheArgs, Mix, Pattern, TraceArgs};
+pub(crate) use misses::{BenchCacheArgs, TraceArgs};
 
 use crate::plan::Fabric;
 use crate::shape::{CacheSize, parse_cache, parse_line};

@@ -38,7 +38,7 @@ pub(crate) struct BenchCacheArgs {
     #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_stride)]
     pub(crate) stride: u64,
     /// Skew of the pattern zipf: 0 is none.
-    #[arg(long, value_name = "X", default_value_t = 0.99, value_parser = parse_theta)]
+    #[arg(long, value_name = "X", default_value_t = 0.99, allow_negative_numbers = true, value_parser = parse_theta)]
     pub(crate) theta: f64,
     /// Begins all random sequences.
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -126,8 +126,9 @@ mod tests {
     use super::super::reader::tests::{bytes, end, miss};
     use super::*;
     use proto::trace::Cause;
+    use std::io::Cursor;
 
-    fn exported(form: fn(&mut Reader<&[u8]>, &mut dyn Write) -> Result<()>) -> String {
+    fn exported(form: fn(&mut Reader<Cursor<Vec<u8>>>, &mut dyn Write) -> Result<()>) -> String {
         let eviction = Record {
             event: Event::Eviction { clean: 2, dirty: 3 },
             ..miss(9_000, 0x3000, Cause::File)
@@ -142,9 +143,9 @@ mod tests {
             lost,
             end(3, 5),
         ];
-        let bytes = bytes(&all);
+        let bytes = Cursor::new(bytes(&all));
         let mut out = Vec::new();
-        form(&mut Reader::new(&bytes[..]).unwrap(), &mut out).unwrap();
+        form(&mut Reader::new(bytes).unwrap(), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -85,7 +85,7 @@ fn every_pattern_with_every_mix() {
     let home = Home::new();
     let place = directory("cache-");
     let csv = place.path().join("figures.csv");
-    let small = ["--footprint", "8M", "--cache", "25%", "--prefetch", "0"];
+    let small = ["--footprint", "4M", "--cache", "25%", "--prefetch", "0"];
     let output = bench(
         &home,
         &[
@@ -122,7 +122,7 @@ fn every_pattern_with_every_mix() {
             .collect();
         assert_eq!(seen, expected);
         for row in rows {
-            check_times(row, 2048.0);
+            check_times(row, 1024.0);
             if run["name"] == "testbed" {
                 check_misses(row, false);
             } else {
