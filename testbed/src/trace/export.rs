@@ -128,7 +128,9 @@ mod tests {
     use proto::trace::Cause;
     use std::io::Cursor;
 
-    fn exported(form: fn(&mut Reader<Cursor<Vec<u8>>>, &mut dyn Write) -> Result<()>) -> String {
+    type Input = Reader<Cursor<Vec<u8>>>;
+
+    fn exported(form: fn(&mut Input, &mut dyn Write) -> Result<()>) -> String {
         let eviction = Record {
             event: Event::Eviction { clean: 2, dirty: 3 },
             ..miss(9_000, 0x3000, Cause::File)
