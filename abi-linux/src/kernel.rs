@@ -342,6 +342,8 @@ pub trait ProcessInfo {
     fn memory(&self) -> (u64, u64);
     /// Bytes of the process's footprint, and its largest so far.
     fn footprint(&self) -> (u64, u64);
+    /// Counters of the process's misses so far, as JSON.
+    fn statistics(&self) -> Vec<u8>;
     /// When the process began, nanoseconds of `CLOCK_BOOTTIME`.
     fn started(&self) -> u64;
     /// The text of the processor component's `/proc/cpuinfo`.

@@ -26,6 +26,8 @@ pub(crate) struct Boot {
     pub emulate: Option<String>,
     /// The program.
     pub spawn: Spawn,
+    /// Whether descriptor 6 takes a trace of its misses.
+    pub trace: bool,
     /// Log filter.
     pub log: Option<String>,
 }

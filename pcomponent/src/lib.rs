@@ -14,6 +14,7 @@ mod memory;
 mod start;
 mod stats;
 mod task;
+mod trace;
 mod watch;
 
 use clap::Parser;

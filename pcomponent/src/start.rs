@@ -7,6 +7,7 @@ use crate::kernel;
 use crate::memory::{MapRequest, Memory, Remote, Scratch};
 use crate::stats::{Counters, Registry};
 use crate::task::{Process, run_main};
+use crate::trace::Tracer;
 use fabric::{Credential, Peer};
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::mem::{Backing, FileRef, MapFlags, MemReply, MemRequest, Prot};
@@ -46,7 +47,7 @@ impl From<String> for NoStart {
 
 /// Runs the role `process`. Descriptors 3 to 6 are the boot message, the
 /// report pipe, the statistics file and the socket on which the manager asks
-/// for counters.
+/// for counters; 7 takes the trace, if the boot message says so.
 pub(crate) fn run() -> ! {
     // Threads of ours never take a signal; the program's do once they are it.
     host::signal::set_mask(host::signal::SigSet::ALL.without(host::signal::SYNCHRONOUS));
@@ -77,18 +78,27 @@ pub(crate) fn run() -> ! {
 
 /// Takes the inherited descriptors out of the program's way.
 fn inherited() -> Option<[OwnedFd; 4]> {
-    let floor = boot::fd_floor();
-    let mut taken = Vec::new();
-    for fd in 3..7 {
-        // SAFETY: fcntl(F_GETFD) only asks whether the number is open.
-        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-            return None;
-        }
-        // SAFETY: the manager put these descriptors here for us alone.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        taken.push(host::descriptor::raise(fd, floor).ok()?);
+    Some([take(3)?, take(4)?, take(5)?, take(6)?])
+}
+
+fn take(fd: i32) -> Option<OwnedFd> {
+    // SAFETY: fcntl(F_GETFD) only asks whether the number is open.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return None;
     }
-    taken.try_into().ok()
+    // SAFETY: the manager put these descriptors here for us alone.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    host::descriptor::raise(fd, boot::fd_floor()).ok()
+}
+
+/// The trace, if one was asked for.
+fn start_trace(boot: &Boot) -> Result<Option<Arc<Tracer>>, String> {
+    if !boot.trace {
+        return Ok(None);
+    }
+    let to = take(7).ok_or("the descriptor for the trace did not come")?;
+    let cache = &boot.spawn.cache;
+    Tracer::start(to, cache.line, cache.size / cache.line.max(1)).map(Some)
 }
 
 fn become_program(boot: OwnedFd, questions: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
@@ -118,7 +128,7 @@ fn become_program(boot: OwnedFd, questions: OwnedFd) -> Result<std::convert::Inf
     );
     create_space(&remote)?;
     let memory = Memory::new(&boot.spawn.cache, remote, floor)?;
-    let registry = Registry::new();
+    let registry = Registry::new(start_trace(&boot)?);
     let (mut scratch, counters) = (memory.scratch(), registry.counters());
     let loader = Loader {
         boot: &boot,
@@ -421,6 +431,8 @@ pub(crate) fn report_stats(process: &Process) {
     let mut stats = process.registry.sum();
     process.memory.report(&mut stats);
     process.kernel.report(&mut stats);
+    // Last: a miss that is counted is in the trace.
+    stats.trace = process.registry.finish_trace();
     let Some(mut file) = STATS.get() else { return };
     if let Ok(text) = serde_json::to_string(&stats) {
         let _ = file.rewind();

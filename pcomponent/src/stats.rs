@@ -14,6 +14,7 @@ pub(crate) use counters::{Cause, Counters, Split};
 pub(crate) use links::Moved;
 pub(crate) use report::Stats;
 
+use crate::trace::{Account, Tracer};
 use counters::get;
 use host::clock;
 use proto::NodeId;
@@ -31,16 +32,19 @@ pub(crate) struct Registry {
     started: Instant,
     trap_ns: AtomicU64,
     samples: Mutex<Samples>,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl Registry {
-    /// Without counters yet; time starts now.
-    pub(crate) fn new() -> Registry {
+    /// Without counters yet; time starts now. Misses go to `tracer`, if there
+    /// is one.
+    pub(crate) fn new(tracer: Option<Arc<Tracer>>) -> Registry {
         Registry {
             all: Mutex::new(Vec::new()),
             started: Instant::now(),
             trap_ns: AtomicU64::new(0),
             samples: Mutex::new(Samples::new()),
+            tracer,
         }
     }
 
@@ -49,9 +53,15 @@ impl Registry {
         self.trap_ns.store(nanos(cost), Ordering::Relaxed);
     }
 
-    /// New counters, kept for ever.
+    /// Has the rest of the trace written; `None` where there is none.
+    pub(crate) fn finish_trace(&self) -> Option<Account> {
+        self.tracer.as_ref().map(|tracer| tracer.finish())
+    }
+
+    /// New counters, kept for ever; the calling thread's at first.
     pub(crate) fn counters(&self) -> Arc<Counters> {
-        let counters = Arc::new(Counters::new());
+        let lane = self.tracer.as_ref().map(|tracer| tracer.lane());
+        let counters = Arc::new(Counters::new(lane));
         self.all().push(counters.clone());
         counters
     }
@@ -177,7 +187,7 @@ mod tests {
 
     #[test]
     fn sums_over_threads() {
-        let registry = Registry::new();
+        let registry = Registry::new(None);
         registry.set_trap_cost(Duration::from_nanos(100));
         let (a, b) = (registry.counters(), registry.counters());
         a.count(Cause::Remote);

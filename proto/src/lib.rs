@@ -13,6 +13,7 @@ pub mod mem;
 pub mod process;
 pub mod stats;
 pub mod store;
+pub mod trace;
 pub mod wire;
 
 pub use addr::{EXTENT_SIZE, PAGE_SIZE, UserAddr, UserRange, VREGION_SIZE};

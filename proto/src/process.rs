@@ -2,7 +2,8 @@
 //! program and hears of its end. The socket is local (Unix, stream); frames
 //! are a little-endian u32 length and the encoded message, and the program's
 //! standard descriptors 0, 1, 2 travel beside [`ControlRequest::Spawn`] as
-//! `SCM_RIGHTS`.
+//! `SCM_RIGHTS`. A fourth, if there is one, takes the trace of its misses
+//! ([`crate::trace`]).
 
 use crate::ProcessId;
 use crate::stats::ProgramCounters;

@@ -1,5 +1,9 @@
 //! Command line.
 
+mod misses;
+
+pub(crate) use misses::{BenchCacheArgs, TraceArgs};
+
 use crate::plan::Fabric;
 use crate::shape::{CacheSize, parse_cache, parse_line};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -83,6 +87,9 @@ pub(crate) enum Command {
     /// holds a share of what the program needs; compares the output and shows
     /// where the time went.
     Demo(DemoArgs),
+    /// Reads a trace that `testbed run --trace` wrote: a summary, or every
+    /// record for other programs.
+    Trace(TraceArgs),
     /// Measures the testbed itself.
     Bench {
         #[command(subcommand)]
@@ -143,6 +150,12 @@ pub(crate) enum Bench {
     /// other asks: testbed bench fabric --to tcp:HOST:7471 --key FILE, with the
     /// same key file.
     Fabric(BenchFabricArgs),
+    /// What an access to memory and a miss of the cache cost, by pattern, mix
+    /// and threads: a C program, compiled here, fills memory and walks it.
+    ///
+    /// `--cache` is 100M where nothing else is said, or a share of the
+    /// footprint.
+    Cache(Box<BenchCacheArgs>),
 }
 
 /// See [`Bench::Fabric`].
@@ -262,6 +275,10 @@ pub(crate) struct RunArgs {
     /// Says on standard error where the time went.
     #[arg(long)]
     pub(crate) report: bool,
+    /// File that gets a record of every miss and every eviction; `testbed
+    /// trace` reads it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
     /// Run on this testbed, which `testbed up` brought up, instead of a new one.
     #[arg(long, value_name = "NAME")]
     pub(crate) on: Option<String>,

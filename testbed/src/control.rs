@@ -41,14 +41,11 @@ pub(crate) fn counters(path: &Path) -> Result<Vec<ProgramCounters>> {
         control.stream.set_read_timeout(Some(left))?;
         match control.hear()? {
             Heard::End => bail!(silent()),
-            Heard::Replies(replies) => {
-                for reply in replies {
-                    match reply {
-                        ControlReply::Counters(counters) => return Ok(counters),
-                        other => bail!("{}: answered {other:?}", path.display()),
-                    }
-                }
-            }
+            Heard::Replies(replies) => match replies.into_iter().next() {
+                Some(ControlReply::Counters(counters)) => return Ok(counters),
+                Some(other) => bail!("{}: answered {other:?}", path.display()),
+                None => {}
+            },
         }
     }
 }
@@ -78,16 +75,23 @@ impl Control {
         })
     }
 
-    /// Asks for a program with these standard descriptors.
-    pub(crate) fn spawn(&mut self, spawn: Spawn, stdio: [BorrowedFd<'_>; 3]) -> Result<()> {
+    /// Asks for a program with these standard descriptors; `trace` takes the
+    /// trace of its misses.
+    pub(crate) fn spawn(
+        &mut self,
+        spawn: Spawn,
+        stdio: [BorrowedFd<'_>; 3],
+        trace: Option<BorrowedFd<'_>>,
+    ) -> Result<()> {
         let body = wire::encode(&ControlRequest::Spawn(spawn));
         if body.len() > MOST_SENT {
             bail!("the program's arguments and environment exceed {MOST_SENT} bytes: give less");
         }
         let head = u32::try_from(body.len())?.to_le_bytes();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let all: Vec<BorrowedFd<'_>> = stdio.into_iter().chain(trace).collect();
         let mut rights = SendAncillaryBuffer::new(&mut space);
-        rights.push(SendAncillaryMessage::ScmRights(&stdio));
+        rights.push(SendAncillaryMessage::ScmRights(&all));
         let sent = sendmsg(
             &self.stream,
             &[IoSlice::new(&head)],
@@ -226,8 +230,11 @@ mod tests {
             cache: Default::default(),
         };
         let file = tempfile::tempfile().unwrap();
-        control.spawn(spawn.clone(), [file.as_fd(); 3]).unwrap();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let fds = [file.as_fd(); 3];
+        control
+            .spawn(spawn.clone(), fds, Some(file.as_fd()))
+            .unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut bytes = [0; 4096];
         let slices = &mut [std::io::IoSliceMut::new(&mut bytes)];
@@ -241,7 +248,7 @@ mod tests {
                 _ => 0,
             })
             .sum();
-        assert_eq!(count, 3);
+        assert_eq!(count, 4);
         drop(control);
         let mut rest = bytes[..first].to_vec();
         (&theirs).read_to_end(&mut rest).unwrap();

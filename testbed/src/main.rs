@@ -6,6 +6,7 @@ mod agent;
 mod bench;
 mod cli;
 mod cluster;
+mod compile;
 mod component;
 mod config;
 mod control;
@@ -26,6 +27,7 @@ mod standing;
 mod stats;
 mod table;
 mod top;
+mod trace;
 mod vm;
 
 use clap::Parser;
@@ -76,6 +78,7 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Logs { name, component } => standing::logs(&name, component.as_deref()),
         cli::Command::Doctor { json } => doctor::run(json),
         cli::Command::Demo(args) => demo::run(&args),
+        cli::Command::Trace(args) => trace::run(&args),
         cli::Command::Bench { what } => bench::run(&what),
         cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
         cli::Command::Agent {

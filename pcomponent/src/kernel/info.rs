@@ -44,6 +44,14 @@ impl ProcessInfo for Kernel<'_> {
         self.process.memory.footprint()
     }
 
+    fn statistics(&self) -> Vec<u8> {
+        let mut stats = self.process.registry.sum();
+        self.process.memory.report_cache(&mut stats);
+        let mut text = serde_json::to_vec(&stats).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
     fn started(&self) -> u64 {
         self.shared().started
     }

@@ -47,7 +47,7 @@ pub(super) enum Report {
 pub(super) fn spawn(
     manager: &Manager,
     spawn: Spawn,
-    stdio: [OwnedFd; 3],
+    (stdio, trace): super::control::Streams,
     grant: ProcessGrant,
 ) -> Result<Child, String> {
     let identity = Identity::Process(grant.process);
@@ -72,6 +72,7 @@ pub(super) fn spawn(
         choice: manager.args.fabric.clone(),
         emulate: manager.args.emulate.clone(),
         spawn,
+        trace: trace.is_some(),
         log: manager.args.log.clone(),
     };
     let mut boot = File::from(boot);
@@ -85,15 +86,9 @@ pub(super) fn spawn(
         None,
     )
     .map_err(|e| format!("a socket to ask the process: {e}"))?;
-    let child = execute(
-        [
-            boot.into(),
-            report_end,
-            stats.try_clone().map_err(|e| e.to_string())?,
-            questions_end,
-        ],
-        stdio,
-    )?;
+    let stats_end = stats.try_clone().map_err(|e| e.to_string())?;
+    let inherit = [boot.into(), report_end, stats_end, questions_end].into_iter();
+    let child = execute(inherit.chain(trace).collect(), stdio)?;
     let pid = Pid::from_child(&child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| format!("pidfd_open: {e}"))?;
     let (report, stats) = (report.into(), stats.into());
@@ -111,8 +106,8 @@ pub(super) fn spawn(
 }
 
 /// Runs ourselves as a process: descriptors 3 to 6 are boot, report, stats,
-/// questions.
-fn execute(inherit: [OwnedFd; 4], stdio: [OwnedFd; 3]) -> Result<std::process::Child, String> {
+/// questions; 7 takes the trace, if there is one.
+fn execute(inherit: Vec<OwnedFd>, stdio: [OwnedFd; 3]) -> Result<std::process::Child, String> {
     let [stdin, stdout, stderr] = stdio.map(Stdio::from);
     let mut command = Command::new("/proc/self/exe");
     command
@@ -125,7 +120,7 @@ fn execute(inherit: [OwnedFd; 4], stdio: [OwnedFd; 3]) -> Result<std::process::C
     // The host's libc would have the kernel look at its rseq area on every trap.
     command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
     let manager = rustix::process::getpid();
-    // Out of the way of the targets 3 to 6 before they are put there.
+    // Out of the way of the targets 3 to 7 before they are put there.
     let high: Vec<OwnedFd> = inherit
         .into_iter()
         .map(|fd| host::descriptor::raise(fd, 16).map_err(|e| e.to_string()))

@@ -20,8 +20,8 @@ const MAX_FRAME: usize = 4 << 20;
 pub(super) fn serve(mut stream: UnixStream, manager: &Manager) {
     let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
     let _ = stream.set_write_timeout(Some(Duration::from_secs(10)));
-    let (spawn, stdio) = match receive_first(&stream) {
-        Ok(First::Spawn(spawn, stdio)) => (spawn, stdio),
+    let (spawn, streams) = match receive_first(&stream) {
+        Ok(First::Spawn(spawn, streams)) => (spawn, streams),
         Ok(First::Counters) => {
             let counters = ControlReply::Counters(manager.programs.counters());
             let _ = send(&mut stream, &counters);
@@ -35,7 +35,7 @@ pub(super) fn serve(mut stream: UnixStream, manager: &Manager) {
     };
     manager.running.fetch_add(1, Ordering::Relaxed);
     let name = String::from_utf8_lossy(&spawn.program).into_owned();
-    let last = match start(manager, spawn, stdio) {
+    let last = match start(manager, spawn, streams) {
         Ok(mut running) => {
             if let Some(questions) = running.take_questions() {
                 let (process, pid) = (running.process(), running.pid());
@@ -58,10 +58,13 @@ fn send(stream: &mut UnixStream, reply: &ControlReply) -> std::io::Result<()> {
     stream.write_all(&[&len.to_le_bytes()[..], &body].concat())
 }
 
+/// The standard descriptors of a program, and where its trace goes.
+pub(super) type Streams = ([OwnedFd; 3], Option<OwnedFd>);
+
 /// How a connection begins.
 enum First {
-    /// With a program, and three descriptors beside it.
-    Spawn(Spawn, [OwnedFd; 3]),
+    /// With a program, and three or four descriptors beside it.
+    Spawn(Spawn, Streams),
     Counters,
     /// With nothing.
     HungUp,
@@ -88,17 +91,18 @@ fn receive_first(stream: &UnixStream) -> Result<First, String> {
         ControlRequest::Counters => return Ok(First::Counters),
         ControlRequest::Signal(_) => return Err("a signal for no program".into()),
     };
-    let stdio = fds
-        .try_into()
-        .map_err(|f: Vec<OwnedFd>| format!("{} descriptors came with Spawn, not 3", f.len()))?;
-    Ok(First::Spawn(spawn, stdio))
+    let trace = if fds.len() == 4 { fds.pop() } else { None };
+    let stdio = fds.try_into().map_err(|f: Vec<OwnedFd>| {
+        format!("{} descriptors came with Spawn, not 3 or 4", f.len())
+    })?;
+    Ok(First::Spawn(spawn, (stdio, trace)))
 }
 
 /// Fills `buffer`, gathering descriptors on the way. False at end of file.
 fn receive(stream: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<bool, String> {
     let mut done = 0;
     while done < buffer.len() {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let message = recvmsg(
             stream,
@@ -124,7 +128,7 @@ fn receive(stream: &UnixStream, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> Re
     Ok(true)
 }
 
-fn start(manager: &Manager, spawn: Spawn, stdio: [OwnedFd; 3]) -> Result<child::Child, String> {
+fn start(manager: &Manager, spawn: Spawn, streams: Streams) -> Result<child::Child, String> {
     let name = String::from_utf8_lossy(&spawn.program).into_owned();
     let request = GmmRequest::CreateProcess {
         node: manager.member.node(),
@@ -136,7 +140,7 @@ fn start(manager: &Manager, spawn: Spawn, stdio: [OwnedFd; 3]) -> Result<child::
         Ok(other) => return Err(format!("gmm answered {other:?} to CreateProcess")),
         Err(e) => return Err(format!("gmm cannot be asked for a process: {e}")),
     };
-    child::spawn(manager, spawn, stdio, grant)
+    child::spawn(manager, spawn, streams, grant)
 }
 
 /// Watches the process and the connection until the process has ended.

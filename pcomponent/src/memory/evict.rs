@@ -18,6 +18,7 @@ use crate::fatal;
 use crate::stats::Counters;
 use aspace::{AddressSpace, Vma, VmaBacking};
 use fabric::{FabricError, Segment};
+use host::clock;
 use host::mapping::Span;
 use proto::NodeId;
 use proto::addr::{EXTENT_SIZE, PAGE_SIZE, RemoteAddr, UserAddr};
@@ -98,6 +99,7 @@ impl Memory {
     ) {
         let victims = std::mem::take(&mut me.victims);
         for chunk in victims.chunks(self.batch().max(1)) {
+            let begun = counters.lane().map(|_| clock::now());
             let dirty = chunk.iter().filter(|v| v.dirty).count() as u64;
             if dirty > 0 {
                 if self.threads.load(Ordering::SeqCst) > 1 {
@@ -109,7 +111,14 @@ impl Memory {
             for victim in chunk {
                 self.cache.finish_evict(victim.slot);
             }
-            counters.evicted(chunk.len() as u64 - dirty, dirty);
+            let clean = chunk.len() as u64 - dirty;
+            counters.evicted(clean, dirty);
+            if let (Some(lane), Some(begun)) = (counters.lane(), begun) {
+                let lowest = chunk.iter().map(|v| v.line.0).min().unwrap_or(0);
+                let took = clock::to_ns(clock::now().since(begun));
+                let address = lowest << self.cache.shape().line_shift;
+                lane.eviction(address, (clean, dirty), took);
+            }
         }
         me.victims = victims;
     }

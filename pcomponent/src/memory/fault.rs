@@ -23,6 +23,16 @@ pub(crate) enum Access {
     Execute,
 }
 
+impl Access {
+    fn traced(self) -> proto::trace::Access {
+        match self {
+            Access::Read => proto::trace::Access::Read,
+            Access::Write => proto::trace::Access::Write,
+            Access::Execute => proto::trace::Access::Execute,
+        }
+    }
+}
+
 /// What came of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FaultEnd {
@@ -97,7 +107,11 @@ impl Memory {
                         &mut split,
                         counters,
                     );
-                    counters.miss(clock::now().since(begun), &split);
+                    let took = clock::now().since(begun);
+                    counters.miss(took, &split);
+                    if end == FaultEnd::Done {
+                        trace(counters, (at, access), me.brought, took);
+                    }
                     return end;
                 }
                 Begin::Resident { .. } if !self.pages.is_touched(at.align_down(PAGE_SIZE)) => {
@@ -109,12 +123,16 @@ impl Memory {
                     if self.let_writes_through(&space, line) {
                         counters.count(Cause::WriteProtect);
                         me.streams.stored(line);
-                        counters.miss(clock::now().since(begun), &Split::default());
+                        let took = clock::now().since(begun);
+                        counters.miss(took, &Split::default());
+                        trace(counters, (at, access), (Cause::WriteProtect, 0), took);
                         return FaultEnd::Done;
                     }
                 }
                 Begin::Resident { .. } => {
                     counters.count(Cause::Joined);
+                    let took = clock::now().since(begun);
+                    trace(counters, (at, access), (Cause::Joined, 0), took);
                     self.check_progress(at, me);
                     return FaultEnd::Done;
                 }
@@ -529,6 +547,7 @@ impl Memory {
         debug_assert!(range.len() > 0);
         counters.count(cause);
         counters.prefetched(me.run.len() as u64 - 1);
+        me.brought = (cause, me.run.len() as u32);
         for slot in me.run.drain(..) {
             self.cache.finish_fetch(slot, dirty);
         }
@@ -547,6 +566,19 @@ impl Memory {
                 self.remote.forget_file(file.storage, file.id);
             }
         }
+    }
+}
+
+/// Traces an answered fault that took `ticks`, where that is asked for.
+fn trace(
+    counters: &Counters,
+    (at, access): (UserAddr, Access),
+    (cause, lines): (Cause, u32),
+    ticks: u64,
+) {
+    if let Some(lane) = counters.lane() {
+        let kind = (cause.traced(), access.traced());
+        lane.miss(at.0, kind, lines, clock::to_ns(ticks));
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) use remote::{FileHomes, Remote};
 
 use crate::excache::{ExCache, LineNo, Shape, Victim};
 use crate::fatal;
-use crate::stats::Stats;
+use crate::stats::{Cause, Stats};
 use aspace::AddressSpace;
 use fabric::Segment;
 use host::mapping::{Dropper, Span};
@@ -78,6 +78,8 @@ pub(crate) struct Scratch {
     streams: stream::Streams,
     pieces: Vec<fault::Piece>,
     run: Vec<crate::excache::Slot>,
+    /// Why the last lines were brought, and how many.
+    brought: (Cause, u32),
     /// The last address whose miss found the line present, and how often.
     again: (u64, u32),
 }
@@ -127,6 +129,7 @@ impl Memory {
             streams: stream::Streams::new(u32::try_from(most).unwrap_or(0)),
             pieces: Vec::new(),
             run: Vec::new(),
+            brought: (Cause::ZeroFill, 0),
             again: (0, 0),
         }
     }
@@ -216,7 +219,7 @@ impl Memory {
     }
 
     /// Fills in what the cache and the page table know.
-    pub(crate) fn report(&self, stats: &mut Stats) {
+    pub(crate) fn report_cache(&self, stats: &mut Stats) {
         let (now, peak) = self.pages.footprint();
         let (resident, peak_lines) = self.cache.occupancy();
         let shape = self.cache.shape();
@@ -229,9 +232,15 @@ impl Memory {
         stats.cache.sets = u64::from(shape.sets);
         stats.cache.ways = u64::from(shape.ways);
         stats.rescues.second_chances = self.cache.spared();
+        self.remote.report(&mut stats.messages);
+    }
+
+    /// The same, and what the host knows, which takes longer.
+    pub(crate) fn report(&self, stats: &mut Stats) {
+        self.report_cache(stats);
         stats.host_resident_bytes = self.host_resident();
         stats.host_rss_peak_bytes = host_peak();
-        let bound = shape.lines() * shape.line_size();
+        let bound = stats.cache.lines * stats.cache.line_bytes;
         if stats.host_resident_bytes > bound {
             tracing::error!(
                 "the host holds {} bytes of the program, the cache has {bound}: this is a \
@@ -239,7 +248,6 @@ impl Memory {
                 stats.host_resident_bytes
             );
         }
-        self.remote.report(&mut stats.messages);
     }
 
     /// Bytes of the program's mappings that the host holds, by its own count

@@ -1,8 +1,10 @@
 //! What one thread counts.
 
 use super::links::Links;
+use crate::trace::Lane;
 use host::clock;
 use proto::NodeId;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::latency::Buckets;
@@ -23,6 +25,19 @@ pub(crate) enum Cause {
 }
 
 const CAUSES: usize = 5;
+
+impl Cause {
+    /// As a trace has it.
+    pub(crate) fn traced(self) -> proto::trace::Cause {
+        match self {
+            Cause::ZeroFill => proto::trace::Cause::ZeroFill,
+            Cause::Remote => proto::trace::Cause::Remote,
+            Cause::File => proto::trace::Cause::File,
+            Cause::WriteProtect => proto::trace::Cause::WriteProtect,
+            Cause::Joined => proto::trace::Cause::Joined,
+        }
+    }
+}
 
 /// Where the time of one miss went, in ticks of [`clock`]. What is left of the
 /// whole is bookkeeping.
@@ -58,6 +73,8 @@ pub(crate) struct Counters {
     pub(super) syscalls: [AtomicU64; SYSCALLS],
     pub(super) latency: Buckets,
     pub(super) links: Links,
+    /// Where its misses are traced, if they are.
+    lane: Option<Arc<Lane>>,
 }
 
 const SYSCALLS: usize = 512;
@@ -73,7 +90,7 @@ pub(super) fn get(counter: &AtomicU64) -> u64 {
 }
 
 impl Counters {
-    pub(super) fn new() -> Counters {
+    pub(super) fn new(lane: Option<Arc<Lane>>) -> Counters {
         Counters {
             causes: Default::default(),
             fetched: AtomicU64::default(),
@@ -88,7 +105,13 @@ impl Counters {
             syscalls: std::array::from_fn(|_| AtomicU64::new(0)),
             latency: Buckets::new(),
             links: Links::new(),
+            lane,
         }
+    }
+
+    /// Where this thread's misses and evictions are traced, if they are.
+    pub(crate) fn lane(&self) -> Option<&Lane> {
+        self.lane.as_deref()
     }
 
     /// A fault ended.

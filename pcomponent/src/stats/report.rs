@@ -1,5 +1,6 @@
 //! The JSON that people get when a process has ended.
 
+use crate::trace::Account;
 use hdrhistogram::Histogram;
 use proto::stats::MissCounts;
 use serde::Serialize;
@@ -56,6 +57,8 @@ pub(crate) struct Stats {
     pub syscalls: BTreeMap<String, u64>,
     /// Those of them that are not implemented.
     pub unimplemented: Vec<String>,
+    /// What became of the trace, if one was asked for.
+    pub trace: Option<Account>,
     /// Over time: see [`super::Samples::rows`].
     pub samples: Vec<[u64; 4]>,
 }

@@ -75,6 +75,7 @@ impl Task {
             flags: 2,
             ..StackT::default()
         };
+        spare.counters.lane().inspect(|lane| lane.adopt());
         Task {
             tid: rustix::thread::gettid().as_raw_nonzero().get(),
             block: spare.block,

@@ -30,7 +30,7 @@ pub(crate) const WINDOW: usize = 512 << 10;
 /// What may come before [`MAGIC`], bytes.
 const MOST_CHATTER: usize = 64 << 10;
 
-/// One of a program's standard streams.
+/// One of a program's streams.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) enum Stream {
     /// Standard input, or a file's bytes: to the agent.
@@ -39,6 +39,8 @@ pub(crate) enum Stream {
     Out,
     /// Standard error: from the agent.
     Err,
+    /// The trace of a program's misses: from the agent.
+    Trace,
 }
 
 /// Where a file goes.
@@ -79,8 +81,13 @@ pub(crate) enum Request {
     Stop { component: u32, kill: bool },
     /// A component's log from this byte on, at most [`CHUNK`] bytes.
     ReadLog { name: String, from: u64 },
-    /// Starts a program on this host's processor component.
-    Spawn { processor: String, spawn: Spawn },
+    /// Starts a program on this host's processor component; whether its misses
+    /// are to be traced.
+    Spawn {
+        processor: String,
+        spawn: Spawn,
+        trace: bool,
+    },
     /// Asks the testbed's gmm and components from here: the operator's machine
     /// may not reach them.
     Ask {

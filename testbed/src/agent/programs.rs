@@ -29,9 +29,12 @@ pub(super) struct Programs {
     running: Arc<Mutex<HashMap<u32, Program>>>,
 }
 
+/// What comes from a program.
+type Outputs<T> = Vec<(Stream, T)>;
+
 struct Program {
     input: Sink,
-    outputs: [SourceHandle; 2],
+    outputs: Outputs<SourceHandle>,
     reach: Reach,
 }
 
@@ -69,7 +72,7 @@ impl Reach {
 struct Pipes {
     theirs: [OwnedFd; 3],
     input: OwnedFd,
-    outputs: [OwnedFd; 2],
+    outputs: Outputs<OwnedFd>,
 }
 
 impl Pipes {
@@ -80,7 +83,7 @@ impl Pipes {
         Ok(Pipes {
             theirs: [stdin.into(), stdout.into(), stderr.into()],
             input: input.into(),
-            outputs: [output.into(), errors.into()],
+            outputs: vec![(Stream::Out, output.into()), (Stream::Err, errors.into())],
         })
     }
 }
@@ -97,17 +100,25 @@ impl Programs {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts one on the processor component with this control socket.
-    pub(super) fn spawn(&self, id: u32, socket: &Path, spawn: Spawn) -> Result<()> {
+    /// Starts one on the processor component with this control socket; `trace`:
+    /// its misses are traced.
+    pub(super) fn spawn(&self, id: u32, socket: &Path, spawn: Spawn, trace: bool) -> Result<()> {
         let Pipes {
             theirs,
             input,
-            outputs,
+            mut outputs,
         } = Pipes::new()?;
+        let mut traced = None;
+        if trace {
+            let (output, end) = std::io::pipe().context("a pipe")?;
+            outputs.push((Stream::Trace, output.into()));
+            traced = Some(end);
+        }
         let mut control = Control::connect(socket)?;
         let [stdin, stdout, stderr] = &theirs;
-        control.spawn(spawn, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
-        drop(theirs);
+        let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        control.spawn(spawn, stdio, traced.as_ref().map(AsFd::as_fd))?;
+        drop((theirs, traced));
         let reach = Reach::Control(control.again()?);
         let sources = self.adopt(id, reach, input, outputs)?;
         let programs = self.clone();
@@ -159,25 +170,28 @@ impl Programs {
         id: u32,
         reach: Reach,
         input: OwnedFd,
-        outputs: [OwnedFd; 2],
-    ) -> Result<[Source; 2]> {
-        let [output, errors] = outputs;
+        outputs: Outputs<OwnedFd>,
+    ) -> Result<Vec<Source>> {
         let mut running = self.lock();
         ensure!(running.len() < MOST_PROGRAMS, "too many programs at once");
         ensure!(!running.contains_key(&id), "the number {id} is in use");
         let input = Sink::start(self.sender.clone(), id, Stream::In, input)?;
-        let output = Source::start(self.sender.clone(), id, Stream::Out, output)?;
-        let errors = Source::start(self.sender.clone(), id, Stream::Err, errors)?;
+        let (mut sources, mut handles) = (Vec::new(), Vec::new());
+        for (stream, fd) in outputs {
+            let source = Source::start(self.sender.clone(), id, stream, fd)?;
+            handles.push((stream, source.handle()));
+            sources.push(source);
+        }
         let program = Program {
             input,
-            outputs: [output.handle(), errors.handle()],
+            outputs: handles,
             reach,
         };
         running.insert(id, program);
-        Ok([output, errors])
+        Ok(sources)
     }
 
-    fn follow_control(&self, id: u32, mut control: Control, sources: [Source; 2]) {
+    fn follow_control(&self, id: u32, mut control: Control, sources: Vec<Source>) {
         let mut last = None;
         while last.is_none() {
             let news = match control.hear() {
@@ -205,7 +219,7 @@ impl Programs {
         id: u32,
         mut child: Child,
         input: OwnedFd,
-        outputs: [OwnedFd; 2],
+        outputs: Outputs<OwnedFd>,
         adopted: std::sync::mpsc::Sender<()>,
     ) -> Result<()> {
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
@@ -256,11 +270,8 @@ impl Programs {
         let Some(program) = running.get(&id) else {
             return;
         };
-        match stream {
-            Stream::In => {}
-            Stream::Out => act(&program.outputs[0]),
-            Stream::Err => act(&program.outputs[1]),
-        }
+        let of = program.outputs.iter().find(|(name, _)| *name == stream);
+        of.iter().for_each(|(_, output)| act(output));
     }
 
     pub(super) fn signal(&self, id: u32, signal: i32) {
@@ -284,7 +295,8 @@ impl Programs {
 
 impl Program {
     fn hang_up(&mut self) {
-        self.outputs.iter().for_each(SourceHandle::shut);
+        let outputs = self.outputs.iter();
+        outputs.for_each(|(_, output)| output.shut());
         self.reach.hang_up();
     }
 }

@@ -167,10 +167,14 @@ impl Session {
             Request::ReadLog { name, from } => {
                 return Ok(Some(Answer::Bytes(self.read_log(&name, from)?)));
             }
-            Request::Spawn { processor, spawn } => {
+            Request::Spawn {
+                processor,
+                spawn,
+                trace,
+            } => {
                 check_name(&processor).map_err(anyhow::Error::msg)?;
                 let socket = control_path(&self.directory, &processor);
-                self.programs.spawn(id, &socket, spawn)?;
+                self.programs.spawn(id, &socket, spawn, trace)?;
             }
             Request::Ask {
                 gmm,

@@ -1,5 +1,6 @@
 //! `testbed bench`: measures the testbed itself.
 
+mod cache;
 mod calibrate;
 mod figures;
 mod links;
@@ -21,6 +22,7 @@ pub(crate) fn run(what: &Bench) -> Result<Ending> {
     match what {
         Bench::Calibrate { emulate } => calibrate::run(emulate.as_ref()),
         Bench::Fabric(args) => links::run(args),
+        Bench::Cache(args) => cache::run(args),
     }
 }
 

@@ -3,6 +3,7 @@
 mod corpus;
 
 use crate::cli::DemoArgs;
+use crate::compile::compile;
 use crate::ending::Ending;
 use crate::out::{show, show_error};
 use crate::places::cache_home;
@@ -10,7 +11,7 @@ use crate::shape::CacheSize;
 use crate::table::{bytes, nanoseconds};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
@@ -26,7 +27,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<Ending> {
     let text = corpus::text(&cache_home(), args.size)?;
     let place = tempfile::tempdir().context("a directory for the demo")?;
     step("compiling the word count: a static C program");
-    let program = compile(place.path())?;
+    let sources = [("wordcount.c", SOURCE)];
+    let program = compile(place.path(), "wordcount", &sources)?;
     let threads = args.threads.to_string();
     let arguments = [text.as_os_str(), threads.as_ref(), TOP.as_ref()];
     step("running it natively");
@@ -122,27 +124,4 @@ fn on_testbed(
         output,
         serde_json::from_slice(&text).context("the statistics of the run")?,
     ))
-}
-
-/// Compiles [`SOURCE`] as a static binary.
-fn compile(place: &Path) -> Result<PathBuf> {
-    const CURE: &str = "a C compiler with a static libc (Debian: apt-get install gcc libc6-dev)";
-    let (source, program) = (place.join("wordcount.c"), place.join("wordcount"));
-    std::fs::write(&source, SOURCE).context("the source of the word count")?;
-    let mut command = Command::new("cc");
-    command
-        .args(["-O2", "-std=gnu11", "-static", "-pthread", "-o"])
-        .arg(&program)
-        .arg(&source);
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run cc: the demo needs {CURE}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        bail!(
-            "cc can't compile the word count; it needs {CURE}:\n{}",
-            said.trim()
-        );
-    }
-    Ok(program)
 }

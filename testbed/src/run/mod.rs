@@ -2,6 +2,7 @@
 
 mod input;
 mod session;
+mod traced;
 mod watch;
 
 use crate::cli::RunArgs;
@@ -25,14 +26,17 @@ pub(crate) use session::Watch;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
+use traced::TraceFile;
 use watch::ClusterWatch;
 
 /// Runs a program as the arguments say, and tells how to end.
 pub(crate) fn run(args: &RunArgs) -> Result<Ending> {
     let report = Reporter::new(args)?;
+    let trace = args.trace.as_deref().map(TraceFile::create).transpose()?;
+    let trace = trace.as_ref();
     let ended = match &args.on {
-        Some(name) => run_on(name, args, report),
-        None => run_alone(args, report),
+        Some(name) => run_on(name, args, trace, report),
+        None => run_alone(args, trace, report),
     };
     ended.or_else(|why| match why.downcast::<Unrunnable>() {
         Ok(Unrunnable { status, message }) => {
@@ -52,7 +56,7 @@ impl std::fmt::Display for Unrunnable {
 impl std::error::Error for Unrunnable {}
 
 /// On a testbed of its own.
-fn run_alone(args: &RunArgs, report: Reporter) -> Result<Ending> {
+fn run_alone(args: &RunArgs, trace: Option<&TraceFile>, report: Reporter) -> Result<Ending> {
     crate::doctor::refuse_unless_able()?;
     let defaults = CacheConfig::default();
     let cache = shape::config(&args.cache, &defaults).map_err(anyhow::Error::msg)?;
@@ -71,6 +75,7 @@ fn run_alone(args: &RunArgs, report: Reporter) -> Result<Ending> {
         control: cluster.control("p0"),
         memory: cluster.plan().memory_bytes(),
         percent: percent(args),
+        trace,
     };
     let outcome = place.run(spawn, &mut signals, &mut ClusterWatch::new(&mut cluster))?;
     let operator = cluster.operator();
@@ -80,7 +85,12 @@ fn run_alone(args: &RunArgs, report: Reporter) -> Result<Ending> {
 }
 
 /// On a testbed that is up.
-fn run_on(name: &str, args: &RunArgs, report: Reporter) -> Result<Ending> {
+fn run_on(
+    name: &str,
+    args: &RunArgs,
+    trace: Option<&TraceFile>,
+    report: Reporter,
+) -> Result<Ending> {
     let standing = Standing::find(name)?;
     let cache = shape::config(&args.cache, &standing.cache).map_err(anyhow::Error::msg)?;
     let origin = standing.origin.as_ref().unwrap_or(&standing.root);
@@ -91,6 +101,7 @@ fn run_on(name: &str, args: &RunArgs, report: Reporter) -> Result<Ending> {
         control: standing.place_process()?,
         memory: standing.memory,
         percent: percent(args),
+        trace,
     };
     let mut watch = StandingWatch::new(&standing);
     let outcome = place.run(spawn, &mut signals, &mut watch)?;
@@ -105,15 +116,17 @@ fn percent(args: &RunArgs) -> Option<f64> {
 }
 
 /// Where a program is started.
-struct Place {
+struct Place<'a> {
     control: PathBuf,
     /// Bytes of all memory components.
     memory: u64,
     /// The share that its cache is to be.
     percent: Option<f64>,
+    /// What takes the trace of its misses.
+    trace: Option<&'a TraceFile>,
 }
 
-impl Place {
+impl Place<'_> {
     /// Runs it, for a share of the footprint after a run that measures it.
     fn run(
         &self,
@@ -141,7 +154,13 @@ impl Place {
             rustix::stdio::stdout(),
             rustix::stdio::stderr(),
         ];
-        self.one(spawn, stdio, signals, watch)
+        let outcome = self.one(spawn, stdio, self.trace, signals, watch)?;
+        if let Some(trace) = self.trace
+            && !matches!(outcome, Outcome::Refused { .. })
+        {
+            trace.account(outcome.stats());
+        }
+        Ok(outcome)
     }
 
     /// Its peak footprint, in bytes; or its end, where that is no end to learn
@@ -158,7 +177,7 @@ impl Place {
             .open("/dev/null")
             .context("/dev/null")?;
         let stdio = [input.for_measuring()?, nowhere.as_fd(), nowhere.as_fd()];
-        let outcome = self.one(spawn, stdio, signals, watch)?;
+        let outcome = self.one(spawn, stdio, None, signals, watch)?;
         let footprint = match &outcome {
             Outcome::Ended {
                 end: proto::process::End::Exit(_),
@@ -178,11 +197,12 @@ impl Place {
         &self,
         spawn: Spawn,
         stdio: [rustix::fd::BorrowedFd<'_>; 3],
+        trace: Option<&TraceFile>,
         signals: &mut Signals,
         watch: &mut dyn Watch,
     ) -> Result<Outcome> {
         let mut control = Control::connect(&self.control)?;
-        control.spawn(spawn, stdio)?;
+        control.spawn(spawn, stdio, trace.map(TraceFile::descriptor))?;
         session::follow(control, signals, watch)
     }
 }

@@ -31,6 +31,14 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// The program's statistics, where it left some.
+    pub(super) fn stats(&self) -> Option<&Value> {
+        match self {
+            Outcome::Ended { stats, .. } | Outcome::Failed { stats, .. } => stats.as_ref(),
+            Outcome::Refused { .. } => None,
+        }
+    }
+
     fn failed(message: impl Into<String>) -> Outcome {
         Outcome::Failed {
             message: message.into(),

@@ -54,9 +54,9 @@ pub(super) fn start(path: &Path, client: Client, processor: &str) -> Result<()> 
 /// One program, from its start to its end.
 fn relay(stream: &UnixStream, client: &Client, processor: &str) -> Result<()> {
     stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
-    let (spawn, stdio) = hear_spawn(stream)?;
+    let (spawn, stdio, trace) = hear_spawn(stream)?;
     stream.set_read_timeout(None)?;
-    let program = client.spawn(processor, spawn, stdio)?;
+    let program = client.spawn(processor, spawn, stdio, trace)?;
     let requests = stream.try_clone()?;
     let reach = program.reach();
     let listen = move || {
@@ -88,8 +88,8 @@ fn tell(mut stream: &UnixStream, reply: &ControlReply) -> std::io::Result<()> {
 }
 
 /// The request, and the descriptors that come with its first bytes.
-fn hear_spawn(stream: &UnixStream) -> Result<(Spawn, [OwnedFd; 3])> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+fn hear_spawn(stream: &UnixStream) -> Result<(Spawn, [OwnedFd; 3], Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; 4];
     let slices = &mut [IoSliceMut::new(&mut bytes)];
@@ -98,13 +98,14 @@ fn hear_spawn(stream: &UnixStream) -> Result<(Spawn, [OwnedFd; 3])> {
         RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    let fds: Vec<OwnedFd> = rights.flatten().collect();
+    let mut fds: Vec<OwnedFd> = rights.flatten().collect();
     ensure!(heard > 0, "nothing was asked");
+    let trace = if fds.len() == 4 { fds.pop() } else { None };
     let Ok(stdio) = fds.try_into() else {
-        bail!("a program needs three descriptors");
+        bail!("a program needs three descriptors, and one more for a trace");
     };
     match hear(stream, &bytes[..heard])? {
-        ControlRequest::Spawn(spawn) => Ok((spawn, stdio)),
+        ControlRequest::Spawn(spawn) => Ok((spawn, stdio, trace)),
         ControlRequest::Signal(_) => bail!("a signal for no program"),
         ControlRequest::Counters => bail!("counters are asked of the supervisor"),
     }

@@ -15,6 +15,7 @@
 mod bench;
 mod binaries;
 mod busybox;
+mod cachebench;
 mod case;
 mod components;
 mod endings;
@@ -28,5 +29,6 @@ mod scratch;
 mod standing;
 mod statistics;
 mod system;
+mod tracing;
 mod watching;
 mod workloads;

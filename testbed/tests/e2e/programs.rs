@@ -53,7 +53,8 @@ pub(crate) fn program(name: &str) -> PathBuf {
 pub(crate) fn program_with(name: &str, libc: Libc) -> PathBuf {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs");
     let source = sources.join(name).with_extension("c");
-    let newest = changed(&source).max(changed(&sources.join("common.h")));
+    let headers = ["common.h", "sampling.h", "selftest.h"].map(|name| changed(&sources.join(name)));
+    let newest = headers.into_iter().fold(changed(&source), SystemTime::max);
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("programs-{libc:?}"));
     let path = directory.join(name);
     if !path.exists() || changed(&path) < newest {
@@ -81,6 +82,7 @@ fn compile(source: &Path, result: &Path, libc: Libc) {
         .arg(&made)
         .args(libc.flags())
         .arg(source)
+        .arg("-lm")
         .output()
         .unwrap_or_else(|e| {
             panic!(

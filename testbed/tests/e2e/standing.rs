@@ -74,6 +74,20 @@ fn programs_one_after_the_other() {
 }
 
 #[test]
+fn misses_are_traced() {
+    let standing = Standing::up();
+    let trace = standing._place.path().join("trace");
+    let mut command = standing.command(&["run", "--on", NAME, "--trace"]);
+    command.arg(&trace).arg("--").arg(program("ending"));
+    let ours = run(command.args(["return", "9"]), b"");
+    assert_eq!(ours.ended, Ended::Exit(9), "{ours:?}");
+    let summary = standing.ask(&["trace", "--json", "--summary", trace.to_str().unwrap()]);
+    let summary: serde_json::Value = serde_json::from_slice(&summary.stdout).unwrap();
+    assert!(summary["misses"].as_u64().unwrap() > 0, "{summary}");
+    standing.down();
+}
+
+#[test]
 fn links_are_measured() {
     let standing = Standing::up();
     let bench = ["bench", "fabric", "--on", NAME, "--sizes", "4K"];

@@ -10,6 +10,15 @@ use serde_json::Value;
 use std::process::Command;
 
 const PAGE: u64 = 4096;
+/// Fills 4096 pages, then reads and writes them at random and in sequence.
+const WALK: [&str; 6] = [
+    "--footprint",
+    "16777216",
+    "--patterns",
+    "random,sequential",
+    "--mix",
+    "read,write",
+];
 
 /// The program's part of the statistics of a run.
 fn statistics(options: &[&str], name: &str, arguments: &[&str]) -> Value {
@@ -45,7 +54,7 @@ fn of_known_misses() {
     const CACHED: u64 = 1024;
     for fabric in ["shm", "tcp"] {
         let options = ["--cache", "4M", "--prefetch", "0", "--fabric", fabric];
-        let seen = statistics(&options, "pagewalk", &["16"]);
+        let seen = statistics(&options, "cachewalk", &WALK);
         assert!(count(&seen, "zero_fills") >= PAGES, "{seen}");
         let footprint = count(&seen, "peak_footprint_bytes");
         assert!(
@@ -93,7 +102,7 @@ fn of_samples() {
 /// What fits is fetched never.
 #[test]
 fn of_no_misses() {
-    let seen = statistics(&["--cache", "64M"], "pagewalk", &["16"]);
+    let seen = statistics(&["--cache", "64M"], "cachewalk", &WALK);
     assert_eq!(
         count(&seen, "evictions.dirty") + count(&seen, "evictions.clean"),
         0,
@@ -107,7 +116,7 @@ fn of_no_misses() {
 fn of_prefetch() {
     let misses = |prefetch| {
         let options = ["--cache", "4M", "--prefetch", prefetch];
-        count(&statistics(&options, "pagewalk", &["16"]), "misses.remote")
+        count(&statistics(&options, "cachewalk", &WALK), "misses.remote")
     };
     let (with, without) = (misses("16"), misses("0"));
     assert!(

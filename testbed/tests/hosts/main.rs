@@ -127,6 +127,36 @@ fn streams_statuses_and_signals_pass_through() {
     assert!(got == sent && cat.wait().unwrap().success());
 }
 
+/// The trace of a program elsewhere is written here, and whole.
+#[test]
+fn a_trace_comes_to_the_operator() {
+    let Some(rig) = three() else { return };
+    rig.up_as_usual();
+    let (trace, stats) = (rig.path().join("trace"), rig.path().join("stats"));
+    let mut command = rig.testbed(&["run", "--on", "lab", "--cache", "2M", "--trace"]);
+    command.arg(&trace).arg("--stats").arg(&stats).arg("--");
+    command.arg(program("cachewalk"));
+    let ours = command.args(["--footprint", "8388608"]).output().unwrap();
+    assert!(ours.status.success(), "{}", said(&ours));
+    let stats = std::fs::read(&stats).unwrap();
+    let stats: serde_json::Value = serde_json::from_slice(&stats).unwrap();
+    let records = stats["process"]["trace"]["records"].as_u64().unwrap();
+    assert!(
+        records > 1000 && stats["process"]["trace"]["lost"] == 0,
+        "{stats}"
+    );
+    let mut csv = rig.testbed(&["trace", "--csv"]);
+    let csv = csv.arg(&trace).output().unwrap();
+    let lines = String::from_utf8_lossy(&csv.stdout).lines().count() as u64;
+    assert_eq!(
+        lines,
+        records + 1,
+        "{}",
+        String::from_utf8_lossy(&csv.stderr)
+    );
+    assert!(csv.stderr.is_empty());
+}
+
 /// A program that runs until it is ended.
 fn endless(rig: &Rig) -> Child {
     let mut command = run(rig, "busy", &["4", "1000000000"]);

@@ -347,6 +347,10 @@ impl ProcessInfo for Mock {
     fn memory(&self) -> (u64, u64) {
         (8 << 30, 3 << 30)
     }
+    fn statistics(&self) -> Vec<u8> {
+        b"{}\n".to_vec()
+    }
+
     fn footprint(&self) -> (u64, u64) {
         (1 << 20, 2 << 20)
     }

@@ -83,7 +83,8 @@ fn news_of(state: &mut State, id: u32, reply: ControlReply) {
     }
     if let Some(program) = state.programs.remove(&id) {
         program.input.iter().for_each(SourceHandle::shut);
-        let sinks = program.output.into_iter().chain(program.errors).collect();
+        let sinks = program.output.into_iter().chain(program.errors);
+        let sinks = sinks.chain(program.trace).collect();
         let _ = program.news.send(News { reply, sinks });
     }
 }

@@ -17,29 +17,43 @@ use std::time::{Duration, Instant};
 const MOST_OUTPUT: u64 = 16 << 20;
 
 impl Client {
-    /// Starts a program on the host's processor component.
+    /// Starts a program on the host's processor component; `trace` takes the
+    /// trace of its misses.
     pub(crate) fn spawn(
         &self,
         processor: &str,
         spawn: Spawn,
         stdio: [OwnedFd; 3],
+        trace: Option<OwnedFd>,
     ) -> Result<Program> {
-        let processor = processor.to_owned();
-        self.program(Request::Spawn { processor, spawn }, stdio)
+        let request = Request::Spawn {
+            processor: processor.to_owned(),
+            spawn,
+            trace: trace.is_some(),
+        };
+        self.program(request, stdio, trace)
     }
 
     /// Starts a command of the host itself.
     pub(crate) fn exec(&self, argv: Vec<Vec<u8>>, stdio: [OwnedFd; 3]) -> Result<Program> {
-        self.program(Request::Exec { argv }, stdio)
+        self.program(Request::Exec { argv }, stdio, None)
     }
 
-    fn program(&self, request: Request, [stdin, stdout, stderr]: [OwnedFd; 3]) -> Result<Program> {
+    fn program(
+        &self,
+        request: Request,
+        [stdin, stdout, stderr]: [OwnedFd; 3],
+        trace: Option<OwnedFd>,
+    ) -> Result<Program> {
         let id = self.number();
         let (news, heard) = mpsc::channel();
         let streams = Streams {
             input: None,
             output: Some(Sink::start(self.sender.clone(), id, Stream::Out, stdout)?),
             errors: Some(Sink::start(self.sender.clone(), id, Stream::Err, stderr)?),
+            trace: trace
+                .map(|fd| Sink::start(self.sender.clone(), id, Stream::Trace, fd))
+                .transpose()?,
             news,
         };
         self.shared.lock().programs.insert(id, streams);
@@ -98,6 +112,7 @@ pub(super) struct Streams {
     pub(super) input: Option<SourceHandle>,
     pub(super) output: Option<Sink>,
     pub(super) errors: Option<Sink>,
+    pub(super) trace: Option<Sink>,
     pub(super) news: mpsc::Sender<News>,
 }
 
@@ -203,12 +218,14 @@ impl Streams {
             Stream::In => None,
             Stream::Out => self.output.as_ref(),
             Stream::Err => self.errors.as_ref(),
+            Stream::Trace => self.trace.as_ref(),
         };
         sink.is_some_and(|sink| sink.push(bytes))
     }
 
     pub(super) fn stop(&self) {
         self.input.iter().for_each(SourceHandle::shut);
-        self.output.iter().chain(&self.errors).for_each(Sink::stop);
+        let sinks = self.output.iter().chain(&self.errors).chain(&self.trace);
+        sinks.for_each(Sink::stop);
     }
 }

@@ -1,0 +1,92 @@
+//! Which sets are low on free ways: where a batch of evictions finds its
+//! victims without a look at every set.
+
+use super::Shape;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A set is low with fewer free ways than this part of all of them. Were only
+/// full sets low, random misses would find a quarter of a batch, and an
+/// eviction alone costs the host twice what it costs among many.
+const PART: u32 = 32;
+
+/// A bit for each set. Changed under the set's lock; others take it for a hint
+/// and look again under the lock.
+pub(super) struct Low {
+    bits: Box<[AtomicU64]>,
+    sets: usize,
+    enough: u32,
+}
+
+impl Low {
+    /// All ways are free.
+    pub(super) fn new(shape: Shape) -> Low {
+        let sets = shape.sets as usize;
+        Low {
+            bits: (0..sets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            sets,
+            enough: (shape.ways / PART).max(1),
+        }
+    }
+
+    /// Whether a set with so many free ways is low.
+    pub(super) fn is_low(&self, free: u32) -> bool {
+        free < self.enough
+    }
+
+    /// A way was taken from a set that has so many left.
+    pub(super) fn took(&self, set: usize, free: u32) {
+        if free + 1 == self.enough {
+            self.bits[set / 64].fetch_or(1 << (set % 64), Ordering::Relaxed);
+        }
+    }
+
+    /// A way was given back to a set that has so many now.
+    pub(super) fn gave(&self, set: usize, free: u32) {
+        if free == self.enough {
+            self.bits[set / 64].fetch_and(!(1 << (set % 64)), Ordering::Relaxed);
+        }
+    }
+
+    /// Sets that are low: those from `first` on, then those before it.
+    pub(super) fn from(&self, first: usize) -> impl Iterator<Item = usize> + '_ {
+        let first = first % self.sets;
+        self.between(first, self.sets).chain(self.between(0, first))
+    }
+
+    fn between(&self, begin: usize, end: usize) -> impl Iterator<Item = usize> + '_ {
+        (begin / 64..end.div_ceil(64)).flat_map(move |n| {
+            let mut left = self.bits[n].load(Ordering::Relaxed);
+            std::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+                left &= left - 1;
+                Some(n * 64 + bit)
+            })
+            .filter(move |set| (begin..end).contains(set))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn low_sets_are_found_round_and_round() {
+        let shape = Shape::new(200 * 64 * 4096, 4096, 64).unwrap();
+        let low = Low::new(shape);
+        assert_eq!((low.sets, low.enough), (200, 2));
+        for set in [0, 63, 64, 130, 199] {
+            low.took(set, 2);
+            low.took(set, 1);
+            low.took(set, 0);
+        }
+        let all = |first| low.from(first).collect::<Vec<_>>();
+        assert_eq!(all(0), [0, 63, 64, 130, 199]);
+        assert_eq!(all(64), [64, 130, 199, 0, 63]);
+        assert_eq!(all(131), [199, 0, 63, 64, 130]);
+        assert_eq!(all(200), all(0));
+        low.gave(64, 1);
+        low.gave(130, 2);
+        assert_eq!(all(1), [63, 64, 199, 0]);
+    }
+}

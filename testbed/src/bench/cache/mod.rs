@@ -1,0 +1,164 @@
+//! `testbed bench cache`: accesses and misses, by pattern. `cachewalk` makes
+//! them; on a testbed it reads its own counters before and after each
+//! measurement, so one process and one fill serve them all.
+
+mod figures;
+mod show;
+
+use crate::cli::{BenchCacheArgs, CacheArgs};
+use crate::compile::compile;
+use crate::ending::Ending;
+use crate::out::{show, show_error};
+use crate::shape::{self, CacheSize};
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use figures::Run;
+use proto::process::CacheConfig;
+use serde_json::json;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The program: plain C, compiled here.
+const SOURCES: [(&str, &str); 4] = [
+    ("cachewalk.c", include_str!("../../../programs/cachewalk.c")),
+    ("common.h", include_str!("../../../programs/common.h")),
+    ("sampling.h", include_str!("../../../programs/sampling.h")),
+    ("selftest.h", include_str!("../../../programs/selftest.h")),
+];
+/// The cache, where nothing is said of it.
+const CACHE: u64 = 100 << 20;
+const PAGE: u64 = proto::PAGE_SIZE;
+
+/// Runs it.
+pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
+    crate::doctor::refuse_unless_able()?;
+    let cache = cache(args)?;
+    // Before it takes its time: a wrong path costs no run.
+    let csv = args.csv.as_deref().map(create).transpose()?;
+    let place = tempfile::tempdir().context("a directory for the benchmark")?;
+    let program = compile(place.path(), "cachewalk", &SOURCES)?;
+    let mut runs = vec![on_testbed(args, cache, &program)?];
+    if args.native {
+        runs.push(natively(args, cache, &program)?);
+    }
+    if let Some(mut csv) = csv {
+        let path = args.csv.as_deref().unwrap_or(Path::new("")).display();
+        let written = csv.write_all(show::csv(&runs).as_bytes());
+        written.with_context(|| format!("--csv: cannot write {path}"))?;
+    }
+    if args.json {
+        let all = json!({
+            "footprint_bytes": args.footprint,
+            "cache_bytes": cache,
+            "runs": runs,
+        });
+        show(&format!("{all:#}\n"))?;
+    } else {
+        show(&show::text(&runs))?;
+    }
+    Ok(Ending::Exit(0))
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("--csv: cannot write {}", path.display()))
+}
+
+/// Its size, bytes: refused here as `testbed run` would, but before anything
+/// takes its time.
+fn cache(args: &BenchCacheArgs) -> Result<u64> {
+    let given = &args.cache;
+    let usual = CacheConfig::default();
+    let size = match given.cache {
+        None => CACHE,
+        Some(CacheSize::Bytes(size)) => size,
+        Some(CacheSize::Percent(percent)) => {
+            let shape = CacheConfig {
+                line: given.line.unwrap_or(usual.line),
+                ways: given.ways.unwrap_or(usual.ways),
+                ..usual.clone()
+            };
+            shape::share(percent, args.footprint, &shape)
+        }
+    };
+    let all = CacheArgs {
+        cache: Some(CacheSize::Bytes(size)),
+        ..given.clone()
+    };
+    let config = shape::config(&all, &usual).map_err(anyhow::Error::msg)?;
+    Ok(config.size)
+}
+
+fn names<T: ValueEnum>(values: &[T]) -> String {
+    let names = values.iter().filter_map(ValueEnum::to_possible_value);
+    names
+        .map(|value| value.get_name().to_owned())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// What the program is told.
+fn walk(args: &BenchCacheArgs, cache: u64) -> Vec<String> {
+    let threads: Vec<String> = args.threads.iter().map(u16::to_string).collect();
+    let warmup = args.warmup.unwrap_or(cache / PAGE);
+    let mut all = vec![
+        ("--footprint", args.footprint.to_string()),
+        ("--patterns", names(&args.patterns)),
+        ("--mix", names(&args.mix)),
+        ("--threads", threads.join(",")),
+        ("--warmup", warmup.to_string()),
+        ("--stride", args.stride.to_string()),
+        ("--theta", args.theta.to_string()),
+        ("--seed", args.seed.to_string()),
+    ];
+    all.extend(args.accesses.map(|n| ("--accesses", n.to_string())));
+    all.extend(args.time.map(|t| ("--time", t.as_secs_f64().to_string())));
+    all.into_iter()
+        .flat_map(|(option, value)| [option.to_owned(), value])
+        .collect()
+}
+
+/// The same as a person would do it: `testbed run --cache .. -- cachewalk ..`.
+fn on_testbed(args: &BenchCacheArgs, cache: u64, program: &Path) -> Result<Run> {
+    let given = &args.cache;
+    // A quarter more than the footprint: the program's own, and what it needs
+    // to fill it.
+    let memory = (args.footprint / 4 * 5 + (256 << 20)).max(4 << 30);
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .args(["run", "--fabric", args.fabric.name()])
+        .args(["--cache", &cache.to_string()])
+        .args(["--memory", &memory.to_string()]);
+    let options = [
+        ("--line", given.line.map(|n| n.to_string())),
+        ("--ways", given.ways.map(|n| n.to_string())),
+        ("--policy", given.policy.map(|policy| names(&[policy]))),
+        ("--prefetch", given.prefetch.map(|n| n.to_string())),
+        ("--emulate", args.emulate.as_ref().map(|e| e.text.clone())),
+    ];
+    for (option, value) in options {
+        if let Some(value) = value {
+            command.args([option, &value]);
+        }
+    }
+    command.arg("--").arg(program).args(walk(args, cache));
+    measure("testbed", command)
+}
+
+fn natively(args: &BenchCacheArgs, cache: u64, program: &Path) -> Result<Run> {
+    let mut command = Command::new(program);
+    command.args(walk(args, cache));
+    measure("native", command)
+}
+
+fn measure(name: &'static str, mut command: Command) -> Result<Run> {
+    show_error(&format!("bench cache: measuring ({name})\n"));
+    command.stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = command.output().context("cachewalk")?;
+    if !output.status.success() {
+        bail!("cachewalk failed ({name}): {}", output.status);
+    }
+    let said = serde_json::from_slice(&output.stdout).context("what cachewalk printed")?;
+    Run::of(name, &said)
+}
