@@ -79,6 +79,12 @@ pub(crate) enum Command {
     /// holds a share of what the program needs; compares the output and shows
     /// where the time went.
     Demo(DemoArgs),
+    /// Runs a program with caches of several sizes, and natively, several times
+    /// in turn; writes what came out as JSON, CSV and a page with charts.
+    ///
+    /// Every list is combined with every other. Outputs are compared with the
+    /// native run's. Status 1 if one was wrong, which is named.
+    Sweep(Box<crate::sweep::SweepArgs>),
     /// Measures the testbed itself.
     Bench {
         #[command(subcommand)]

@@ -24,6 +24,7 @@ mod shape;
 mod signals;
 mod standing;
 mod stats;
+mod sweep;
 mod table;
 mod vm;
 
@@ -74,6 +75,7 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Logs { name, component } => standing::logs(&name, component.as_deref()),
         cli::Command::Doctor { json } => doctor::run(json),
         cli::Command::Demo(args) => demo::run(&args),
+        cli::Command::Sweep(args) => sweep::run(&args),
         cli::Command::Bench { what } => bench::run(&what),
         cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
         cli::Command::Agent {
