@@ -27,5 +27,6 @@ mod programs;
 mod scratch;
 mod standing;
 mod statistics;
+mod sweep;
 mod system;
 mod workloads;

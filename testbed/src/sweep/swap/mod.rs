@@ -14,7 +14,7 @@ use rustix::fs::{Advice, fadvise};
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use zram::Zram;
@@ -27,6 +27,8 @@ const READING: Duration = Duration::from_millis(2);
 
 /// Joins the group `$0` and becomes the command.
 const JOIN: &str = "echo $$ >\"$0\" && exec \"$@\"";
+/// Joins the group `$0` and reads files.
+const READ: &str = "echo $$ >\"$0\" && exec cat -- \"$@\" >/dev/null";
 
 /// Where programs are run with little memory.
 pub(super) struct Swap {
@@ -91,19 +93,15 @@ impl Swap {
     ) -> Result<Result<Swapped, i32>> {
         let group = self.hierarchy.group()?;
         group.limit(limit)?;
-        self.charge_files(&group)?;
+        if let Err(signal) = self.charge_files(&group, runner, place)? {
+            return Ok(Err(signal));
+        }
         let mut command = Command::new("sh");
         command
             .args(["-c", JOIN])
             .arg(group.members())
             .args(program);
-        let done = AtomicBool::new(false);
-        let (waited, peak) = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| read_until(&done, &group));
-            let waited = runner.run(&mut command, place);
-            done.store(true, Ordering::Relaxed);
-            (waited, reader.join().unwrap_or(0))
-        });
+        let (waited, peak) = read_during(&group, || runner.run(&mut command, place));
         let kills = group.kills();
         Ok(match waited? {
             Waited::Ran(ran) => Ok(Swapped { ran, kills, peak }),
@@ -114,9 +112,15 @@ impl Swap {
     /// Pages of files belong to whoever read them first. What the program
     /// reads is forgotten and read again by the group, as far as it fits: so it
     /// counts against the limit, and the run finds it as warm as it can be.
-    fn charge_files(&self, group: &Group) -> Result<()> {
+    /// Gives the signal that stopped it.
+    fn charge_files(
+        &self,
+        group: &Group,
+        runner: &mut Runner,
+        place: &Path,
+    ) -> Result<Result<(), i32>> {
         if self.files.is_empty() {
-            return Ok(());
+            return Ok(Ok(()));
         }
         for path in &self.files {
             let file = File::open(path).with_context(|| path.display().to_string())?;
@@ -126,19 +130,37 @@ impl Swap {
         }
         let mut command = Command::new("sh");
         command
-            .args(["-c", JOIN])
+            .args(["-c", READ])
             .arg(group.members())
-            .args(["cat", "--"])
             .args(&self.files);
-        let done = AtomicBool::new(false);
-        let status = std::thread::scope(|scope| {
-            scope.spawn(|| read_until(&done, group));
-            let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-            done.store(true, Ordering::Relaxed);
-            status
-        });
+        let (waited, _) = read_during(group, || runner.run(&mut command, place));
         // What it could not read, the program will read itself.
-        status.map(drop).context("cannot run cat")
+        Ok(match waited? {
+            Waited::Ran(_) => Ok(()),
+            Waited::Interrupted(signal) => Err(signal),
+        })
+    }
+}
+
+/// Reads the group's counters while something runs in it: also the most bytes
+/// in swap.
+fn read_during<T>(group: &Group, run: impl FnOnce() -> T) -> (T, u64) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_until(&done, group));
+        let end = Finished(&done);
+        let ran = run();
+        drop(end);
+        (ran, reader.join().unwrap_or(0))
+    })
+}
+
+/// Says so when it is dropped, also by a panic: nobody then waits for ever.
+struct Finished<'a>(&'a AtomicBool);
+
+impl Drop for Finished<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
