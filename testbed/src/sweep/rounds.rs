@@ -108,7 +108,7 @@ impl Lab {
         let full = shape::full(self.sweep.memory_bytes, &self.sweep.series[0].config());
         let options = ["--fabric", self.sweep.series[0].fabric.name()].map(str::to_owned);
         let (ran, process) = self.on_testbed(full, &options)?;
-        if let Some(why) = self.wrong(&ran) {
+        if let Some(why) = self.failed(&ran) {
             let why = anyhow::anyhow!("with a cache that holds everything: {why}");
             return Err(why.context("the footprint can't be measured").into());
         }
@@ -265,15 +265,23 @@ impl Lab {
 
     /// What makes it another run than the native one.
     fn wrong(&self, ran: &Ran) -> Option<String> {
+        let differs = || {
+            let wanted = &self.reference.as_ref()?.output;
+            difference(wanted, &self.masks.apply(ran.stdout.clone()))
+        };
+        self.failed(ran).or_else(differs)
+    }
+
+    /// That it ended otherwise than natively, if it did.
+    fn failed(&self, ran: &Ran) -> Option<String> {
         if ran.late {
             return Some("did not end within --timeout".to_owned());
         }
-        let reference = self.reference.as_ref()?;
-        if ran.status != reference.status {
-            let wanted = crate::component::describe(reference.status);
-            return Some(format!("{}; natively it {wanted}", ran.story()));
-        }
-        difference(&reference.output, &self.masks.apply(ran.stdout.clone()))
+        let wanted = self.reference.as_ref()?.status;
+        (ran.status != wanted).then(|| {
+            let wanted = crate::component::describe(wanted);
+            format!("{}; natively it {wanted}", ran.story())
+        })
     }
 }
 

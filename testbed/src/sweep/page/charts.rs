@@ -136,7 +136,11 @@ fn curve(
         };
         match summary.slowdown {
             Some(slowdown) => seen.push((share, slowdown, &point.label)),
-            None => plot.cross(share, &format!("{}: no right run", point.label)),
+            None if summary.wrong > 0 => {
+                plot.cross(share, &format!("{}: no right run", point.label));
+            }
+            // Stopped before it was run.
+            None => {}
         }
     }
     seen.sort_by(|one, other| one.0.total_cmp(&other.0));
