@@ -90,6 +90,12 @@ pub(crate) enum Command {
     /// Reads a trace that `testbed run --trace` wrote: a summary, or every
     /// record for other programs.
     Trace(TraceArgs),
+    /// Runs a program with caches of several sizes, and natively, several times
+    /// in turn; writes what came out as JSON, CSV and a page with charts.
+    ///
+    /// Every list is combined with every other. Outputs are compared with the
+    /// native run's. Status 1 if one was wrong, which is named.
+    Sweep(Box<crate::sweep::SweepArgs>),
     /// Measures the testbed itself.
     Bench {
         #[command(subcommand)]

@@ -25,6 +25,7 @@ mod shape;
 mod signals;
 mod standing;
 mod stats;
+mod sweep;
 mod table;
 mod top;
 mod trace;
@@ -79,6 +80,7 @@ fn dispatch(cli: cli::Cli) -> anyhow::Result<Ending> {
         cli::Command::Doctor { json } => doctor::run(json),
         cli::Command::Demo(args) => demo::run(&args),
         cli::Command::Trace(args) => trace::run(&args),
+        cli::Command::Sweep(args) => sweep::run(&args),
         cli::Command::Bench { what } => bench::run(&what),
         cli::Command::Janitor { directory } => Ok(janitor::run(&directory)),
         cli::Command::Agent {

@@ -9,6 +9,7 @@ use crate::out::show;
 use crate::table::{nanoseconds, text};
 use anyhow::{Context, Result};
 use fabric::{ClusterKey, Emulation, Segment};
+use serde::Serialize;
 use std::time::{Duration, Instant};
 
 /// Networks of the field's papers and of today's data centres.
@@ -60,7 +61,7 @@ pub(crate) fn run(asked: Option<&EmulationSpec>) -> Result<Ending> {
     for name in ["shm", "tcp"] {
         let target = Target::new(name).with_context(|| format!("a server on {name}"))?;
         for spec in &specs {
-            rows.extend(measure(&target, name, spec)?);
+            rows.extend(measure(&target, name, spec)?.iter().map(Added::cells));
         }
     }
     let legend = format!(
@@ -71,12 +72,50 @@ pub(crate) fn run(asked: Option<&EmulationSpec>) -> Result<Ending> {
     Ok(Ending::Exit(0))
 }
 
+/// What a network added to an operation. Times in nanoseconds.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Added {
+    backend: String,
+    network: String,
+    operation: &'static str,
+    without_ns: u64,
+    asked_ns: u64,
+    added_ns: u64,
+    /// Per cent of what was asked; `None` where nothing was.
+    error_percent: Option<f64>,
+    /// Of the whole, the 99th percentile.
+    p99_ns: u64,
+}
+
+impl Added {
+    /// As a table has it.
+    pub(crate) fn cells(&self) -> Vec<String> {
+        vec![
+            self.backend.clone(),
+            self.network.clone(),
+            self.operation.to_owned(),
+            nanoseconds(self.without_ns),
+            nanoseconds(self.asked_ns),
+            nanoseconds(self.added_ns),
+            self.error_percent
+                .map_or("-".to_owned(), |error| format!("{error:+.1}%")),
+            nanoseconds(self.p99_ns),
+        ]
+    }
+}
+
+/// What a network adds on `shm` or `tcp`, per operation.
+pub(crate) fn added(backend: &str, spec: &EmulationSpec) -> Result<Vec<Added>> {
+    let target = Target::new(backend).with_context(|| format!("a server on {backend}"))?;
+    measure(&target, backend, spec)
+}
+
 /// All operations over one network. With and without are measured in turn, so
 /// that what else the machine does meets both.
-fn measure(target: &Target, backend: &str, spec: &EmulationSpec) -> Result<Vec<Vec<String>>> {
+fn measure(target: &Target, backend: &str, spec: &EmulationSpec) -> Result<Vec<Added>> {
     let mut plain = target.connect(None)?;
     let mut emulated = target.connect(Some(spec.network.clone()))?;
-    let row = |(name, operation): (&str, Operation)| {
+    let row = |(name, operation): (&'static str, Operation)| {
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             without.push(plain.time(operation)?);
@@ -85,22 +124,22 @@ fn measure(target: &Target, backend: &str, spec: &EmulationSpec) -> Result<Vec<V
         let (without, with) = (Times::of(without), Times::of(with));
         let asked = asked(&spec.network, operation);
         let added = with.median.saturating_sub(without.median);
-        anyhow::Ok(vec![
-            backend.to_owned(),
-            spec.text.clone(),
-            name.to_owned(),
-            shown(without.median),
-            shown(asked),
-            shown(added),
-            error(asked, added),
-            shown(with.p99),
-        ])
+        anyhow::Ok(Added {
+            backend: backend.to_owned(),
+            network: spec.text.clone(),
+            operation: name,
+            without_ns: whole(without.median),
+            asked_ns: whole(asked),
+            added_ns: whole(added),
+            error_percent: error(asked, added),
+            p99_ns: whole(with.p99),
+        })
     };
     OPERATIONS.into_iter().map(row).collect()
 }
 
-fn shown(time: Duration) -> String {
-    nanoseconds(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+fn whole(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What an operation is to take longer: a round trip, and its bytes at the
@@ -116,14 +155,9 @@ fn asked(network: &Emulation, operation: Operation) -> Duration {
     network.latency + Duration::from_nanos(transfer)
 }
 
-fn error(asked: Duration, added: Duration) -> String {
-    if asked.is_zero() {
-        return "-".to_owned();
-    }
-    format!(
-        "{:+.1}%",
-        (added.as_secs_f64() / asked.as_secs_f64() - 1.0) * 100.0
-    )
+fn error(asked: Duration, added: Duration) -> Option<f64> {
+    let ratio = || added.as_secs_f64() / asked.as_secs_f64();
+    (!asked.is_zero()).then(|| (ratio() - 1.0) * 100.0)
 }
 
 /// A server on this machine.
@@ -214,8 +248,9 @@ mod tests {
     #[test]
     fn errors_have_a_sign() {
         let us = Duration::from_micros;
-        assert_eq!(error(us(100), us(110)), "+10.0%");
-        assert_eq!(error(us(100), us(90)), "-10.0%");
-        assert_eq!(error(us(0), us(90)), "-");
+        let rounded = |asked, added| error(us(asked), us(added)).map(f64::round);
+        assert_eq!(rounded(100, 110), Some(10.0));
+        assert_eq!(rounded(100, 90), Some(-10.0));
+        assert_eq!(rounded(0, 90), None);
     }
 }

@@ -8,6 +8,7 @@ mod measure;
 mod partner;
 mod perftest;
 
+pub(crate) use calibrate::{Added, added};
 pub(crate) use figures::Figures;
 pub(crate) use measure::Step;
 pub(crate) use partner::{Asker, Partner};

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::IsTerminal;
 
 /// Standard input, or what stands for it.
-pub(super) enum Input {
+pub(crate) enum Input {
     /// As it is: read once, or a device that gives the same again.
     Own,
     /// A file: read again from where it stood.
@@ -20,12 +20,12 @@ pub(super) enum Input {
 
 impl Input {
     /// For one run.
-    pub(super) fn own() -> Input {
+    pub(crate) fn own() -> Input {
         Input::Own
     }
 
     /// For two runs. Reads a pipe to its end.
-    pub(super) fn kept() -> Result<Input> {
+    pub(crate) fn kept() -> Result<Input> {
         let stdin = std::io::stdin();
         if stdin.is_terminal() {
             let nothing = File::open("/dev/null").context("/dev/null")?;
@@ -48,7 +48,7 @@ impl Input {
     }
 
     /// From its beginning, for the run that counts.
-    pub(super) fn again(&self) -> Result<BorrowedFd<'_>> {
+    pub(crate) fn again(&self) -> Result<BorrowedFd<'_>> {
         match self {
             Input::Own | Input::Terminal(_) => Ok(rustix::stdio::stdin()),
             Input::File(at) => {
@@ -64,7 +64,7 @@ impl Input {
     }
 
     /// From its beginning, for the run that measures.
-    pub(super) fn for_measuring(&self) -> Result<BorrowedFd<'_>> {
+    pub(crate) fn for_measuring(&self) -> Result<BorrowedFd<'_>> {
         match self {
             Input::Terminal(nothing) => Ok(nothing.as_fd()),
             _ => self.again(),

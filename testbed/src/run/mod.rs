@@ -17,7 +17,7 @@ use crate::signals::Signals;
 use crate::standing::{Standing, StandingWatch};
 use crate::{places, report, shape, stats};
 use anyhow::{Context, Result};
-use input::Input;
+pub(crate) use input::Input;
 use proto::process::{CacheConfig, Spawn};
 use rustix::fd::AsFd;
 use serde_json::Value;

@@ -28,6 +28,7 @@ mod programs;
 mod scratch;
 mod standing;
 mod statistics;
+mod sweep;
 mod system;
 mod tracing;
 mod watching;
