@@ -95,14 +95,14 @@ impl Registry {
                 let name = abi_linux::table::name(number as u64);
                 *stats.syscalls.entry(name.to_string()).or_default() += get(n);
             }
-            c.latency.add_to(&mut latency);
+            total += c.latency.add_to(&mut latency);
         }
         drop(all);
         stats.zero_fills = stats.misses.zero_fill;
         stats.prefetched_lines = stats.prefetch.lines;
         stats.seen_hits = stats.misses.write_protect + stats.misses.joined;
         stats.wall_ns = self.elapsed();
-        stats.miss_latency_ns = Latency::of(&latency);
+        stats.miss_latency_ns = Latency::of(&latency, total);
         stats.miss_split_ns = SplitNs {
             trap: self.trap_ns.load(Ordering::Relaxed) * latency.len(),
             lookup: clock::to_ns(split[0]),

@@ -46,7 +46,7 @@ fn time(out: &mut String, process: &Value) -> std::fmt::Result {
     let wall = count(process, "/wall_ns");
     let faults = count(process, "/miss_latency_ns/count");
     let trap = count(process, "/miss_split_ns/trap");
-    let handled = count(process, "/miss_latency_ns/mean") * faults;
+    let handled = count(process, "/miss_latency_ns/total");
     let spent = handled + trap;
     writeln!(out, "wall-clock time        {}", nanoseconds(wall))?;
     writeln!(
@@ -213,7 +213,7 @@ mod tests {
             "process": {
                 "wall_ns": 1_000_000,
                 "misses": { "remote": 7, "file": 1000, "joined": 0 },
-                "miss_latency_ns": { "count": 100, "mean": 900 },
+                "miss_latency_ns": { "count": 100, "total": 90_000, "mean": 900 },
                 "miss_split_ns": { "trap": 10_000, "wire": 50_000, "lookup": 20_000 },
             },
             "components": { "m0": { "error": "gone" }, "gmm": {} },

@@ -166,6 +166,8 @@ pub(crate) struct Bytes {
 pub(crate) struct Latency {
     /// Faults counted.
     pub count: u64,
+    /// All of them together.
+    pub total: u64,
     /// Mean.
     pub mean: u64,
     /// Median.
@@ -183,13 +185,14 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    pub(super) fn of(h: &Histogram<u64>) -> Latency {
+    pub(super) fn of(h: &Histogram<u64>, total: u64) -> Latency {
         if h.is_empty() {
             return Latency::default();
         }
         Latency {
             count: h.len(),
-            mean: h.mean() as u64,
+            total,
+            mean: total / h.len(),
             p50: h.value_at_quantile(0.50),
             p90: h.value_at_quantile(0.90),
             p99: h.value_at_quantile(0.99),

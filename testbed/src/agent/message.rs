@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Version of these messages. Both ends are the same binary where testbed
 /// deployed the agent; elsewhere (a virtual machine's image) they may differ.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// Begins each direction, so that what a login shell prints before is told
 /// apart from the agent.
 pub(crate) const MAGIC: &[u8; 16] = b"\0splitkernel-ag\n";

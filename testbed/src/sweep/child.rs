@@ -5,6 +5,7 @@ use crate::component::{describe, timespec};
 use crate::janitor::Janitor;
 use crate::run::Input;
 use crate::signals::Signals;
+use crate::table::printable;
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -18,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// How long a process that was asked to end may take before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Bytes of its messages that are told of a process.
+const MOST_SAID: usize = 300;
 
 /// What a process left.
 pub(super) struct Ran {
@@ -34,18 +38,14 @@ impl Ran {
     /// How it ended, with the last it said.
     pub(super) fn story(&self) -> String {
         let how = describe(self.status);
-        let said = String::from_utf8_lossy(&self.stderr).into_owned();
-        let said = said.trim();
-        match said.lines().last() {
-            None => how,
-            Some(_) => {
-                let lines: Vec<&str> = said.lines().collect();
-                format!(
-                    "{how}: {}",
-                    lines[lines.len().saturating_sub(3)..].join("; ")
-                )
-            }
+        let last = &self.stderr[self.stderr.len().saturating_sub(MOST_SAID)..];
+        let said = String::from_utf8_lossy(last);
+        let lines: Vec<&str> = said.trim().lines().collect();
+        if lines.is_empty() {
+            return how;
         }
+        let last = lines[lines.len().saturating_sub(3)..].join("; ");
+        format!("{how}: {}", printable(&last))
     }
 }
 
@@ -66,9 +66,11 @@ pub(super) struct Runner {
 impl Runner {
     /// Keeps our standard input, which every process gets from its beginning.
     pub(super) fn new(timeout: Duration) -> Result<Runner> {
+        // First: whoever gives no end of it can be told to stop.
+        let input = Input::kept()?;
         Ok(Runner {
             signals: Signals::catch().context("cannot catch signals")?,
-            input: Input::kept()?,
+            input,
             timeout,
         })
     }

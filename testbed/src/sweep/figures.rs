@@ -58,7 +58,7 @@ pub(super) fn split(process: &Value) -> [u64; 6] {
         *part = count(process, &format!("/miss_split_ns/{name}"));
     }
     let faults = count(process, "/miss_latency_ns/count");
-    let handled = count(process, "/miss_latency_ns/mean").saturating_mul(faults);
+    let handled = count(process, "/miss_latency_ns/total");
     let spent = handled.saturating_add(parts[0]);
     let known: u64 = parts.iter().sum();
     parts[5] = spent.saturating_sub(known);

@@ -82,7 +82,13 @@ pub(super) fn between(testbed: &str, old: &Snapshot, new: &Snapshot) -> Frame {
         old.programs.iter().map(|(_, p)| (p.process, p)).collect();
     let nothing = ProgramCounters::default();
     let pairs = || {
-        let of = |p: &ProgramCounters| before.get(&p.process).copied().unwrap_or(&nothing);
+        // One that was not heard before, and is older than that, has no rate
+        // yet.
+        let of = |p: &'n ProgramCounters| match before.get(&p.process) {
+            Some(old) => *old,
+            None if p.wall_ns > over.ns => p,
+            None => &nothing,
+        };
         new.programs.iter().map(move |(at, p)| (at, of(p), p))
     };
     Frame {

@@ -69,7 +69,9 @@ struct Slice {
 impl Times {
     fn of(mut all: Vec<u64>) -> Times {
         all.sort_unstable();
-        let at = |per_mille: usize| all.get(all.len() * per_mille / 1000).copied();
+        // The nearest rank, as everywhere.
+        let rank = |per_mille: usize| (all.len() * per_mille).div_ceil(1000).max(1);
+        let at = |per_mille: usize| all.get(rank(per_mille) - 1).copied();
         let sum: u128 = all.iter().map(|n| u128::from(*n)).sum();
         Times {
             count: all.len(),

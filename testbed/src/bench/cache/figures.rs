@@ -130,10 +130,7 @@ impl Misses {
             .collect();
         let misses = causes.values().sum();
         let counted = more("/miss_latency_ns/count");
-        let spent = |from: &Value| {
-            number(from, "/miss_latency_ns/count") * number(from, "/miss_latency_ns/mean")
-        };
-        let spent = spent(after).saturating_sub(spent(before));
+        let spent = more("/miss_latency_ns/total");
         let each = |ns: u64| ns as f64 / counted.max(1) as f64;
         let part = |key: &str| more(&format!("/miss_split_ns/{key}"));
         let [trap, lookup, wire, install, evict] =

@@ -107,7 +107,7 @@ pub(super) fn slowdown(sweep: &Sweep) -> String {
         curve(&mut plot, sweep, ("swap", 1), |point| {
             point.kind == Kind::Swap
         });
-        let name = "swap, natively with as much memory (cross: no run came to its end)";
+        let name = "swap, natively with as much memory (cross: no right run)";
         legend += &key("swap", 1, name);
     }
     if published {

@@ -53,7 +53,8 @@ impl Swap {
     /// `size` is the bytes of swap, where a device is made for it.
     pub(super) fn prepare(on: SwapOn, size: u64, program: &[OsString]) -> Result<Swap> {
         let hierarchy = Hierarchy::find()?;
-        drop(hierarchy.group()?);
+        // A limit that it can't have is found out now, not after an hour.
+        hierarchy.group()?.limit(size)?;
         let zram = match on {
             SwapOn::Zram => Some(Zram::new(size)?),
             SwapOn::Existing => {
@@ -103,10 +104,22 @@ impl Swap {
             .args(program);
         let (waited, peak) = read_during(&group, || runner.run(&mut command, place));
         let kills = group.kills();
+        drop(group);
+        self.warm_files();
         Ok(match waited? {
             Waited::Ran(ran) => Ok(Swapped { ran, kills, peak }),
             Waited::Interrupted(signal) => Err(signal),
         })
+    }
+
+    /// Reads the files again, for ourselves: the runs that come next find them
+    /// as warm as those before did.
+    fn warm_files(&self) {
+        for path in &self.files {
+            // What can't be read is the program's business.
+            let _ = File::open(path)
+                .and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
+        }
     }
 
     /// Pages of files belong to whoever read them first. What the program

@@ -31,7 +31,7 @@ impl Zram {
             bail!("--baseline swap: a swap device can be made by root alone: run as root");
         }
         if !Path::new(CONTROL).exists() {
-            let _ = tool("modprobe", &["zram"]);
+            let _ = tool("modprobe", &["zram", "num_devices=0"]);
         }
         let number = fs::read_to_string(format!("{CONTROL}/hot_add"))
             .ok()
