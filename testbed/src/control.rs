@@ -41,14 +41,11 @@ pub(crate) fn counters(path: &Path) -> Result<Vec<ProgramCounters>> {
         control.stream.set_read_timeout(Some(left))?;
         match control.hear()? {
             Heard::End => bail!(silent()),
-            Heard::Replies(replies) => {
-                for reply in replies {
-                    match reply {
-                        ControlReply::Counters(counters) => return Ok(counters),
-                        other => bail!("{}: answered {other:?}", path.display()),
-                    }
-                }
-            }
+            Heard::Replies(replies) => match replies.into_iter().next() {
+                Some(ControlReply::Counters(counters)) => return Ok(counters),
+                Some(other) => bail!("{}: answered {other:?}", path.display()),
+                None => {}
+            },
         }
     }
 }
