@@ -80,9 +80,11 @@ impl Drop for Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::component::wait_all;
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use std::io::Read;
     use std::os::fd::OwnedFd;
+    use std::time::Duration;
 
     /// A terminal and what a person sees of it.
     fn terminal() -> (File, File) {
@@ -100,10 +102,18 @@ mod tests {
         (now.local_modes, now.input_modes)
     }
 
+    /// All that came until the terminal was given back: it comes in pieces.
     fn seen(mut person: &File) -> String {
-        let mut bytes = [0; 4096];
-        let count = person.read(&mut bytes).unwrap();
-        String::from_utf8_lossy(&bytes[..count]).into_owned()
+        let (mut seen, mut bytes) = (String::new(), [0; 4096]);
+        while !seen.ends_with("\x1b[?1049l") {
+            assert!(
+                wait_all(&[person.as_fd()], Duration::from_secs(30)),
+                "{seen:?}"
+            );
+            let count = person.read(&mut bytes).unwrap();
+            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        seen
     }
 
     #[test]
