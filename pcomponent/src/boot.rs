@@ -26,7 +26,7 @@ pub(crate) struct Boot {
     pub emulate: Option<String>,
     /// The program.
     pub spawn: Spawn,
-    /// Whether descriptor 6 takes a trace of its misses.
+    /// Whether descriptor 7 takes a trace of its misses.
     pub trace: bool,
     /// Log filter.
     pub log: Option<String>,

@@ -59,11 +59,9 @@ pub(crate) fn run() -> ! {
         );
         fatal::exit_now(125)
     };
-    fatal::report_to(
-        report
-            .try_clone()
-            .unwrap_or_else(|_| fatal::end("out of descriptors")),
-    );
+    // A copy out of the program's way as well.
+    let copy = rustix::io::fcntl_dupfd_cloexec(&report, boot::fd_floor());
+    fatal::report_to(copy.unwrap_or_else(|_| fatal::end("out of descriptors")));
     let _ = STATS.set(File::from(stats));
     let Err(e) = become_program(boot, questions);
     let mut pipe = File::from(report);
@@ -92,13 +90,13 @@ fn take(fd: i32) -> Option<OwnedFd> {
 }
 
 /// The trace, if one was asked for.
-fn start_trace(boot: &Boot) -> Result<Option<Arc<Tracer>>, String> {
+fn start_trace(boot: &Boot, memory: &Memory) -> Result<Option<Arc<Tracer>>, String> {
     if !boot.trace {
         return Ok(None);
     }
     let to = take(7).ok_or("the descriptor for the trace did not come")?;
-    let cache = &boot.spawn.cache;
-    Tracer::start(to, cache.line, cache.size / cache.line.max(1)).map(Some)
+    let (line, lines) = memory.cache_shape();
+    Tracer::start(to, line, lines).map(Some)
 }
 
 fn become_program(boot: OwnedFd, questions: OwnedFd) -> Result<std::convert::Infallible, NoStart> {
@@ -128,7 +126,7 @@ fn become_program(boot: OwnedFd, questions: OwnedFd) -> Result<std::convert::Inf
     );
     create_space(&remote)?;
     let memory = Memory::new(&boot.spawn.cache, remote, floor)?;
-    let registry = Registry::new(start_trace(&boot)?);
+    let registry = Registry::new(start_trace(&boot, &memory)?);
     let (mut scratch, counters) = (memory.scratch(), registry.counters());
     let loader = Loader {
         boot: &boot,
@@ -428,7 +426,7 @@ impl Loader<'_> {
 
 /// Writes the statistics where the manager finds them.
 pub(crate) fn report_stats(process: &Process) {
-    let mut stats = process.registry.sum();
+    let mut stats = process.registry.sum_at_end();
     process.memory.report(&mut stats);
     process.kernel.report(&mut stats);
     // Last: a miss that is counted is in the trace.

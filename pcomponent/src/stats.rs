@@ -75,7 +75,7 @@ impl Registry {
         let all = self.all();
         let mut stats = Stats::default();
         let mut latency = latency::histogram();
-        let mut split = [0u64; 4];
+        let (mut split, mut total) = ([0u64; 4], 0);
         for c in all.iter() {
             count_misses(&mut stats.misses, c);
             let (fetched, written_back) = c.bytes();
@@ -110,6 +110,13 @@ impl Registry {
             install: clock::to_ns(split[2]),
             evict: clock::to_ns(split[3]),
         };
+        stats.samples = self.samples().rows().to_vec();
+        stats
+    }
+
+    /// As [`Registry::sum`], at the end: with a last sample.
+    pub(crate) fn sum_at_end(&self) -> Stats {
+        let mut stats = self.sum();
         self.sample(stats.counts());
         stats.samples = self.samples().rows().to_vec();
         stats
@@ -164,7 +171,7 @@ impl Registry {
         }
         now.misses = misses.into();
         now.wall_ns = self.elapsed();
-        now.latency_ns = Latency::of(&latency).histogram;
+        now.latency_ns = Latency::of(&latency, now.latency_total_ns).histogram;
         (now, links)
     }
 }
@@ -208,7 +215,7 @@ mod tests {
                 ..Split::default()
             },
         );
-        let s = registry.sum();
+        let s = registry.sum_at_end();
         assert_eq!((s.misses.remote, s.zero_fills), (2, 1));
         assert_eq!(
             (s.evictions.clean, s.evictions.dirty, s.bytes.fetched),

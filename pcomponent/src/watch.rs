@@ -1,8 +1,10 @@
 //! The thread of a host process that looks at its counters: now and then for
 //! the samples over time, and whenever the manager asks.
 //!
-//! It takes no lock that the path of a miss takes, touches no program memory
-//! and receives no signal; where nothing changes it sleeps ever longer.
+//! Of the locks that the path of a miss takes it takes one, for the time of a
+//! copy and only when somebody asks: that of the requests sent, of which a miss
+//! sends one in an extent. It touches no program memory and receives no signal;
+//! where nothing changes it sleeps ever longer.
 
 use crate::task::Process;
 use proto::wire;

@@ -6,7 +6,7 @@
  *
  * Fills the footprint in sequence, then measures each pattern with each mix and
  * each number of threads, one word of one page an access, and prints JSON. Each
- * page holds its own number, which every access checks. Patterns:
+ * page holds its own number, which every read but those of the chase checks. Patterns:
  *
  *   random      every page equally likely
  *   sequential  one page after the other; threads begin evenly spread

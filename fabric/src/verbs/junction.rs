@@ -131,7 +131,12 @@ impl Junction {
                 }
             } else {
                 drop(state);
-                attempt.again();
+                let over = !attempt.again();
+                // A peer that always has something to say is not let go on for
+                // ever: the others look at the time where they sleep.
+                if let (true, Some(deadline)) = (over, deadline) {
+                    deadline.left(&self.name)?;
+                }
             }
         }
     }

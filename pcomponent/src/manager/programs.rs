@@ -109,6 +109,9 @@ impl Program {
             if head == number {
                 return wire::decode(body).ok();
             }
+            if left.is_zero() {
+                return None;
+            }
         }
     }
 }

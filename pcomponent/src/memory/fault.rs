@@ -131,8 +131,10 @@ impl Memory {
                 }
                 Begin::Resident { .. } => {
                     counters.count(Cause::Joined);
-                    let took = clock::now().since(begun);
-                    trace(counters, (at, access), (Cause::Joined, 0), took);
+                    if counters.lane().is_some() {
+                        let took = clock::now().since(begun);
+                        trace(counters, (at, access), (Cause::Joined, 0), took);
+                    }
                     self.check_progress(at, me);
                     return FaultEnd::Done;
                 }

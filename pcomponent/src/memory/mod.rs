@@ -154,6 +154,12 @@ impl Memory {
         self.space.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes in a line of the cache, and lines in the cache.
+    pub(crate) fn cache_shape(&self) -> (u64, u64) {
+        let shape = self.cache.shape();
+        (shape.line_size(), shape.lines())
+    }
+
     /// Bytes of pages in existence: now and at most.
     pub(crate) fn footprint(&self) -> (u64, u64) {
         let (now, peak) = self.pages.footprint();

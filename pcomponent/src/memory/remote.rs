@@ -368,15 +368,12 @@ impl Remote {
     /// The traffic with each component: what threads moved, by name, with the
     /// requests that were sent.
     pub(crate) fn links(&self, mut moved: BTreeMap<NodeId, Moved>) -> Vec<LinkCounters> {
-        let sent = self
-            .sent
-            .messages
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for ((_, node), n) in sent.iter() {
+        // Copied, so that no request of the program's waits for what follows.
+        let sent = self.sent.messages.lock();
+        let sent = sent.unwrap_or_else(PoisonError::into_inner).clone();
+        for ((_, node), n) in &sent {
             moved.entry(*node).or_default().messages += n;
         }
-        drop(sent);
         let link = |(node, moved): (NodeId, Moved)| LinkCounters {
             to: self.node(node).name.clone(),
             messages: moved.messages,

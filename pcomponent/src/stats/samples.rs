@@ -42,6 +42,9 @@ impl Samples {
     pub(crate) fn handle(&mut self, now: u64, counts: Counts) {
         let last = self.rows.last().copied().unwrap_or_default();
         let [before, old @ ..] = last;
+        // Threads were added up one after the other: what was seen to be more
+        // before is so still.
+        let counts: Counts = std::array::from_fn(|n| counts[n].max(old[n]));
         if old == counts {
             let step = self.interval.max(self.idle);
             self.idle = (self.idle + step).min(IDLE);
@@ -64,7 +67,7 @@ impl Samples {
                 odd = !odd;
                 odd
             });
-            self.interval *= 2;
+            self.interval = self.interval.saturating_mul(2);
         }
         self.rows.push(row);
     }

@@ -36,6 +36,8 @@ pub(crate) struct Tracer {
 struct State {
     ending: bool,
     account: Option<Account>,
+    /// What is known of it meanwhile.
+    so_far: Account,
 }
 
 /// What became of a trace.
@@ -169,7 +171,7 @@ impl Tracer {
             error: Some(format!(
                 "whoever reads the trace took nothing for {END_LIMIT:?}"
             )),
-            ..Account::default()
+            ..state.so_far.clone()
         })
     }
 
@@ -185,6 +187,7 @@ impl Tracer {
             ending = waited.unwrap_or_else(PoisonError::into_inner).0.ending;
             let lanes = lock(&self.lanes).clone();
             output.take(&lanes, nanos(self.start.elapsed()));
+            lock(&self.state).so_far.clone_from(&output.account);
         }
         output.end(nanos(self.start.elapsed()));
         lock(&self.state).account = Some(output.account);

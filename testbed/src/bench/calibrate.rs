@@ -61,7 +61,11 @@ pub(crate) fn run(asked: Option<&EmulationSpec>) -> Result<Ending> {
     for name in ["shm", "tcp"] {
         let target = Target::new(name).with_context(|| format!("a server on {name}"))?;
         for spec in &specs {
-            rows.extend(measure(&target, name, spec)?.iter().map(Added::cells));
+            rows.extend(
+                measure(&target, name, spec, &mut || Ok(()))?
+                    .iter()
+                    .map(Added::cells),
+            );
         }
     }
     let legend = format!(
@@ -105,19 +109,30 @@ impl Added {
 }
 
 /// What a network adds on `shm` or `tcp`, per operation.
-pub(crate) fn added(backend: &str, spec: &EmulationSpec) -> Result<Vec<Added>> {
+/// `go_on` is asked before each round; its error ends it.
+pub(crate) fn added(
+    backend: &str,
+    spec: &EmulationSpec,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Added>> {
     let target = Target::new(backend).with_context(|| format!("a server on {backend}"))?;
-    measure(&target, backend, spec)
+    measure(&target, backend, spec, go_on)
 }
 
 /// All operations over one network. With and without are measured in turn, so
 /// that what else the machine does meets both.
-fn measure(target: &Target, backend: &str, spec: &EmulationSpec) -> Result<Vec<Added>> {
+fn measure(
+    target: &Target,
+    backend: &str,
+    spec: &EmulationSpec,
+    go_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Added>> {
     let mut plain = target.connect(None)?;
     let mut emulated = target.connect(Some(spec.network.clone()))?;
     let row = |(name, operation): (&'static str, Operation)| {
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
+            go_on()?;
             without.push(plain.time(operation)?);
             with.push(emulated.time(operation)?);
         }

@@ -57,7 +57,6 @@ pub(super) fn split(process: &Value) -> [u64; 6] {
     for (part, name) in parts.iter_mut().zip(PARTS) {
         *part = count(process, &format!("/miss_split_ns/{name}"));
     }
-    let faults = count(process, "/miss_latency_ns/count");
     let handled = count(process, "/miss_latency_ns/total");
     let spent = handled.saturating_add(parts[0]);
     let known: u64 = parts.iter().sum();

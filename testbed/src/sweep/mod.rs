@@ -116,10 +116,16 @@ fn calibrate(
         done.push((backend, spec));
         progress::say(&format!("calibrating {spec} on {backend}"));
         let network = spec.parse().map_err(anyhow::Error::msg)?;
-        all.extend(crate::bench::added(backend, &network)?);
-        if let Some(signal) = runner.interrupted() {
+        let mut stopped = None;
+        let mut go_on = || {
+            stopped = runner.interrupted();
+            stopped.map_or(Ok(()), |_| bail!("told to end"))
+        };
+        let added = crate::bench::added(backend, &network, &mut go_on);
+        if let Some(signal) = stopped {
             return Ok(Err(signal));
         }
+        all.extend(added?);
     }
     Ok(Ok(all))
 }

@@ -82,14 +82,15 @@ pub(super) fn between(testbed: &str, old: &Snapshot, new: &Snapshot) -> Frame {
         old.programs.iter().map(|(_, p)| (p.process, p)).collect();
     let nothing = ProgramCounters::default();
     let pairs = || {
-        // One that was not heard before, and is older than that, has no rate
-        // yet.
-        let of = |p: &'n ProgramCounters| match before.get(&p.process) {
-            Some(old) => *old,
-            None if p.wall_ns > over.ns => p,
-            None => &nothing,
-        };
-        new.programs.iter().map(move |(at, p)| (at, of(p), p))
+        new.programs.iter().map(|(at, p)| {
+            let old = match before.get(&p.process) {
+                Some(old) => *old,
+                // It was not heard before, and is older: it has no rate yet.
+                None if p.wall_ns > over.ns => p,
+                None => &nothing,
+            };
+            (at, old, p)
+        })
     };
     Frame {
         testbed: testbed.to_owned(),
