@@ -157,7 +157,7 @@ mod tests {
     fn process(faults: u64, mean: u64) -> Value {
         json!({
             "miss_latency_ns": {
-                "count": faults, "mean": mean, "p50": mean, "p99": 2 * mean,
+                "count": faults, "total": faults * mean, "mean": mean, "p50": mean, "p99": 2 * mean,
                 "histogram": [[100, faults / 2], [mean * 2, faults - faults / 2]],
             },
             "miss_split_ns": { "trap": 10 * faults, "wire": 50 * faults },

@@ -222,7 +222,7 @@ pub(super) mod tests {
             swap_peak_bytes: None,
             process: (point == 1 || point == 2).then(|| {
                 json!({
-                    "miss_latency_ns": { "count": 10, "mean": 9000, "p50": 8000, "p99": 20000,
+                    "miss_latency_ns": { "count": 10, "total": 90_000, "mean": 9000, "p50": 8000, "p99": 20000,
                         "histogram": [[8000, 9], [20000, 1]] },
                     "miss_split_ns": { "trap": 10_000, "wire": 50_000, "lookup": 1000,
                         "install": 2000, "evict": 3000 },

@@ -204,7 +204,7 @@ pub(super) mod tests {
         let counters = |n: u64, buckets: Value| {
             json!({
                 "misses": { "remote": 10 * n, "joined": n },
-                "miss_latency_ns": { "count": 10 * n, "mean": 1000, "histogram": buckets },
+                "miss_latency_ns": { "count": 10 * n, "total": 10_000 * n, "histogram": buckets },
                 "miss_split_ns": { "trap": 500 * n, "wire": 6000 * n, "evict": 3000 * n },
                 "evictions": { "clean": n, "dirty": 2 * n },
                 "bytes": { "fetched": 4096 * n },
