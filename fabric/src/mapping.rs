@@ -14,9 +14,6 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-/// A huge page of x86-64.
-const HUGE: u64 = 2 << 20;
-
 /// A mapping of the whole of a memfd. Unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -101,6 +98,16 @@ impl Mapping {
         Some(unsafe { &*at.cast::<[AtomicU64; N]>() })
     }
 
+    /// Asks for huge pages where the system lets shared memory have them: one
+    /// entry of page table and TLB for 2 MiB, here and in whoever else maps
+    /// them. All of the mapping at once, which so stays one for the kernel.
+    pub(crate) fn prefer_huge_pages(&self) {
+        // SAFETY: advice changes no content. Small pages will do.
+        let _ = unsafe {
+            rustix::mm::madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage)
+        };
+    }
+
     /// Maps the pages of a range at once, committing them: one call instead
     /// of a fault for each.
     pub(crate) fn populate(&self, offset: u64, len: u64) -> Result<(), Errno> {
@@ -113,14 +120,6 @@ impl Mapping {
             Advice::LinuxPopulateRead
         };
         let start = start.wrapping_sub(back);
-        if len >= HUGE {
-            // Where the system lets shared memory have them: one entry of the
-            // page table, and of the TLB, for all of it. Small pages will do.
-            // SAFETY: advice changes no content.
-            let _ = unsafe {
-                rustix::mm::madvise(start.cast(), len as usize + back, Advice::LinuxHugepage)
-            };
-        }
         // SAFETY: inside the mapping, rounded to its pages; populating changes
         // no content.
         unsafe { rustix::mm::madvise(start.cast(), len as usize + back, advice) }

@@ -70,7 +70,7 @@ impl Registry {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The sum of all threads.
+    /// The sum of all threads, without the samples over time.
     pub(crate) fn sum(&self) -> Stats {
         let all = self.all();
         let mut stats = Stats::default();
@@ -110,11 +110,10 @@ impl Registry {
             install: clock::to_ns(split[2]),
             evict: clock::to_ns(split[3]),
         };
-        stats.samples = self.samples().rows().to_vec();
         stats
     }
 
-    /// As [`Registry::sum`], at the end: with a last sample.
+    /// As [`Registry::sum`], at the end: with all samples, and a last one.
     pub(crate) fn sum_at_end(&self) -> Stats {
         let mut stats = self.sum();
         self.sample(stats.counts());

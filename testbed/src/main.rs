@@ -21,6 +21,7 @@ mod plan;
 mod program;
 mod report;
 mod run;
+mod runner;
 mod shape;
 mod signals;
 mod standing;

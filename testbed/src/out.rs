@@ -10,6 +10,18 @@ pub(crate) fn show(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Says a line on the pipe that stands for our standard input: to whoever
+/// started us in the background, and waits for it.
+pub(crate) fn tell_starter(line: &str) -> io::Result<()> {
+    let line = format!("{line}\n");
+    let mut rest = line.as_bytes();
+    while !rest.is_empty() {
+        let written = rustix::io::write(rustix::stdio::stdin(), rest)?;
+        rest = &rest[written..];
+    }
+    Ok(())
+}
+
 /// Writes a line of ours to standard error, if somebody is there.
 pub(crate) fn warn(text: &str) {
     show_error(&format!("testbed: {text}\n"));

@@ -67,7 +67,12 @@ impl Frames {
         let (vregion, range) = place(extent);
         let region = match self.regions.get(&vregion) {
             Some(region) => region.clone(),
-            None => memory.register(VREGION_SIZE, &format!("{process}.{}", vregion.0))?,
+            None => {
+                let name = format!("{process}.{}", vregion.0);
+                let region = memory.register(VREGION_SIZE, &name)?;
+                region.prefer_huge_pages();
+                region
+            }
         };
         self.regions.insert(vregion, region.clone());
         // All at once: a fault for each page that is written first costs more.

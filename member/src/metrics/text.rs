@@ -36,10 +36,7 @@ impl Exposition {
         help: &str,
         samples: impl IntoIterator<Item = (&'a [(&'a str, &'a str)], u64)>,
     ) {
-        self.family(name, help, "counter");
-        for (labels, value) in samples {
-            self.sample(name, labels, None, value);
-        }
+        self.all(name, help, "counter", samples);
     }
 
     /// A family of gauges.
@@ -49,10 +46,7 @@ impl Exposition {
         help: &str,
         samples: impl IntoIterator<Item = (&'a [(&'a str, &'a str)], u64)>,
     ) {
-        self.family(name, help, "gauge");
-        for (labels, value) in samples {
-            self.sample(name, labels, None, value);
-        }
+        self.all(name, help, "gauge", samples);
     }
 
     /// A family of gauges that are durations: nanoseconds, shown in seconds.
@@ -62,10 +56,8 @@ impl Exposition {
         help: &str,
         samples: impl IntoIterator<Item = (&'a [(&'a str, &'a str)], u64)>,
     ) {
-        self.family(name, help, "gauge");
-        for (labels, value) in samples {
-            self.sample(name, labels, None, seconds(value));
-        }
+        let samples = samples.into_iter().map(|(of, ns)| (of, seconds(ns)));
+        self.all(name, help, "gauge", samples);
     }
 
     /// One counter without labels.
@@ -122,6 +114,19 @@ impl Exposition {
     #[must_use]
     pub fn into_text(self) -> String {
         self.text
+    }
+
+    fn all<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: &str,
+        samples: impl IntoIterator<Item = (&'a [(&'a str, &'a str)], impl std::fmt::Display)>,
+    ) {
+        self.family(name, help, kind);
+        for (labels, value) in samples {
+            self.sample(name, labels, None, value);
+        }
     }
 
     fn family(&mut self, name: &str, help: &str, kind: &str) {

@@ -4,9 +4,10 @@
 use super::Shape;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A set is low with fewer free ways than this part of all of them. Were only
-/// full sets low, random misses would find a quarter of a batch, and an
-/// eviction alone costs the host twice what it costs among many.
+/// A set is low with fewer free ways than this part of all of them: two of 64.
+/// Were only full sets low, random misses would find less than half of a batch
+/// (of 400 sets), and dropping few pages costs the host more for each. It
+/// keeps one way in 64 more free than that would.
 const PART: u32 = 32;
 
 /// A bit for each set. Changed under the set's lock; others take it for a hint

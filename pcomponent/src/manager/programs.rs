@@ -19,9 +19,16 @@ const DEADLINE: Duration = Duration::from_secs(1);
 pub(crate) struct Programs {
     running: Mutex<BTreeMap<ProcessId, Arc<Program>>>,
     /// Held by who asks: answers are for one at a time.
-    asking: Mutex<()>,
+    asking: Mutex<Asked>,
     started: AtomicU64,
     asked: AtomicU64,
+}
+
+/// The last answer, and when it was asked for.
+#[derive(Default)]
+struct Asked {
+    at: Option<Instant>,
+    answer: Vec<ProgramCounters>,
 }
 
 struct Program {
@@ -60,8 +67,19 @@ impl Programs {
 
     /// The counters of all that answer in time. Those that are stopped don't;
     /// what they say when they go on is told from an answer by its number.
+    /// Who had to wait for another's question takes the answer to the next one,
+    /// whoever asked it: so nobody waits for more than two.
     pub(super) fn counters(&self) -> Vec<ProgramCounters> {
-        let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = Instant::now();
+        let mut asked = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.at.is_none_or(|at| at < wanted) {
+            asked.at = Some(Instant::now());
+            asked.answer = self.ask();
+        }
+        asked.answer.clone()
+    }
+
+    fn ask(&self) -> Vec<ProgramCounters> {
         // Programs that start or end meanwhile need not wait.
         let running = self.running().clone();
         let number = self.asked.fetch_add(1, Ordering::Relaxed).to_le_bytes();

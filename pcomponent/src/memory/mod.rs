@@ -18,6 +18,7 @@
 
 mod evict;
 mod fault;
+mod fill;
 mod ops;
 mod pages;
 mod remote;
@@ -76,7 +77,7 @@ pub(crate) struct Scratch {
     victims: Vec<Victim>,
     spans: Vec<Span>,
     streams: stream::Streams,
-    pieces: Vec<fault::Piece>,
+    pieces: Vec<fill::Piece>,
     run: Vec<crate::excache::Slot>,
     /// Why the last lines were brought, and how many.
     brought: (Cause, u32),

@@ -40,6 +40,9 @@ pub(crate) struct BenchCacheArgs {
     /// Skew of the pattern zipf: 0 is none.
     #[arg(long, value_name = "X", default_value_t = 0.99, allow_negative_numbers = true, value_parser = parse_theta)]
     pub(crate) theta: f64,
+    /// Longest time for all measurements of a run, seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = parse_seconds)]
+    pub(crate) timeout: std::time::Duration,
     /// Begins all random sequences.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,

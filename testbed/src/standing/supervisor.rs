@@ -8,6 +8,7 @@ use crate::agent::Event;
 use crate::cluster::{Cluster, Death, StartError};
 use crate::component::timespec;
 use crate::ending::Ending;
+use crate::out::tell_starter;
 use crate::places;
 use crate::signals::Signals;
 use anyhow::{Context, Result, anyhow};
@@ -29,7 +30,7 @@ pub(crate) fn supervise(name: &str) -> Result<Ending> {
     match Supervisor::start(&state) {
         Ok(mut supervisor) => {
             // Nobody is there to hear: then nobody wants it.
-            if say("up").is_ok() {
+            if tell_starter("up").is_ok() {
                 supervisor.run();
             }
             supervisor.end();
@@ -38,20 +39,10 @@ pub(crate) fn supervise(name: &str) -> Result<Ending> {
         }
         Err(why) => {
             tracing::error!("{why:#}");
-            let _ = say(&format!("{why:#}").replace('\n', " / "));
+            let _ = tell_starter(&format!("{why:#}").replace('\n', " / "));
             Ok(Ending::Exit(crate::ending::SYSTEM_FAILED))
         }
     }
-}
-
-fn say(line: &str) -> Result<()> {
-    let line = format!("{line}\n");
-    let mut rest = line.as_bytes();
-    while !rest.is_empty() {
-        let written = rustix::io::write(rustix::stdio::stdin(), rest)?;
-        rest = &rest[written..];
-    }
-    Ok(())
 }
 
 struct Supervisor {

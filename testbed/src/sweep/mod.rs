@@ -1,7 +1,6 @@
 //! `testbed sweep`: slowdown against the size of the cache.
 
 mod args;
-mod child;
 mod combine;
 mod compare;
 mod csv;
@@ -19,9 +18,9 @@ use crate::ending::Ending;
 use crate::out::{show, warn};
 use crate::plan::Fabric;
 use crate::program::{Search, Unrunnable};
+use crate::runner::Runner;
 use anyhow::{Context, Result, bail};
 use args::Baseline;
-use child::Runner;
 use combine::Series;
 use record::Sweep;
 use rounds::{Lab, Stopped};

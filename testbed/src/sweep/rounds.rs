@@ -1,13 +1,13 @@
 //! The runs themselves, in turn: what else the machine does meets all alike.
 
 use super::args::SweepArgs;
-use super::child::{Ran, Runner, Waited};
 use super::combine::shown;
 use super::compare::{Masks, difference};
 use super::figures::count;
 use super::record::{Kind, Point, Run, Sweep};
 use super::swap::Swap;
 use super::{Files, progress};
+use crate::runner::{Ran, Runner, Waited};
 use crate::shape::{self, CacheSize};
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -276,6 +276,9 @@ impl Lab {
     fn failed(&self, ran: &Ran) -> Option<String> {
         if ran.late {
             return Some("did not end within --timeout".to_owned());
+        }
+        if ran.paused {
+            return Some("was stopped meanwhile (Ctrl-Z): its time says nothing".to_owned());
         }
         let wanted = self.reference.as_ref()?.status;
         (ran.status != wanted).then(|| {

@@ -11,6 +11,7 @@ use super::{
 use crate::component::{timespec, wait_all};
 use crate::ending::Ending;
 use crate::janitor::Janitor;
+use crate::out::tell_starter;
 use crate::places::{self, make_private};
 use crate::signals::Signals;
 use anyhow::{Context, Result, bail, ensure};
@@ -48,7 +49,7 @@ pub(crate) fn supervise(name: &str) -> Result<Ending> {
     match begin(&state) {
         Ok(mut supervisor) => {
             // Nobody is there to hear: then nobody wants it.
-            if say("up").is_ok() {
+            if tell_starter("up").is_ok() {
                 supervisor.run();
             }
             supervisor.end();
@@ -57,7 +58,7 @@ pub(crate) fn supervise(name: &str) -> Result<Ending> {
         }
         Err(why) => {
             tracing::error!("{why:#}");
-            let _ = say(&format!("failed {why:#}").replace('\n', " / "));
+            let _ = tell_starter(&format!("failed {why:#}").replace('\n', " / "));
             Ok(Ending::Exit(crate::ending::SYSTEM_FAILED))
         }
     }
@@ -72,16 +73,6 @@ fn begin(state: &Path) -> Result<Supervisor> {
             Err(why)
         }
     }
-}
-
-fn say(line: &str) -> Result<()> {
-    let line = format!("{line}\n");
-    let mut rest = line.as_bytes();
-    while !rest.is_empty() {
-        let written = rustix::io::write(rustix::stdio::stdin(), rest)?;
-        rest = &rest[written..];
-    }
-    Ok(())
 }
 
 /// One machine.
@@ -274,7 +265,7 @@ impl Supervisor {
             Guest::start(&machine, janitor)
         };
         let guests = nodes.into_iter().map(start).collect::<Result<_>>()?;
-        say(&format!(
+        tell_starter(&format!(
             "progress {} machines, {}",
             order.nodes,
             acceleration.name()
@@ -293,7 +284,7 @@ impl Supervisor {
                 if guest.look() {
                     let seconds = begin.elapsed().as_secs_f64();
                     let (node, stage) = (guest.node, guest.progress.stage());
-                    say(&format!("progress {seconds:6.1} s  {node}: {stage}"))
+                    tell_starter(&format!("progress {seconds:6.1} s  {node}: {stage}"))
                         .context("nobody wants the machines any more")?;
                 }
                 if let Some(why) = guest.trouble() {

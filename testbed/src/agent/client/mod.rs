@@ -220,8 +220,13 @@ impl Client {
         self.end(id, &replied, ANSWER_DEADLINE)
     }
 
-    fn bytes(&self, request: Request) -> Result<Vec<u8>> {
-        match self.call(request)? {
+    fn ask_for_bytes(&self, request: Request) -> Result<Vec<u8>> {
+        self.bytes(self.number(), request, ANSWER_DEADLINE)
+    }
+
+    fn bytes(&self, id: u32, request: Request, deadline: Duration) -> Result<Vec<u8>> {
+        let replied = self.begin(id, request)?;
+        match self.end(id, &replied, deadline)? {
             Answer::Bytes(bytes) => Ok(bytes),
             other => bail!("host {}: the agent answered {other:?}", self.host),
         }
@@ -229,13 +234,13 @@ impl Client {
 
     /// What the host offers: JSON as of `testbed doctor --json`.
     pub(crate) fn doctor(&self) -> Result<Vec<u8>> {
-        self.bytes(Request::Doctor)
+        self.ask_for_bytes(Request::Doctor)
     }
 
     /// A component's log from this byte on; empty at its end for now.
     pub(crate) fn read_log(&self, name: &str, from: u64) -> Result<Vec<u8>> {
         let name = name.to_owned();
-        self.bytes(Request::ReadLog { name, from })
+        self.ask_for_bytes(Request::ReadLog { name, from })
     }
 
     /// Asks the testbed from there: JSON.
@@ -246,7 +251,7 @@ impl Client {
         question: Question,
     ) -> Result<Vec<u8>> {
         let gmm = gmm.to_vec();
-        self.bytes(Request::Ask {
+        self.ask_for_bytes(Request::Ask {
             gmm,
             fabric,
             question,
@@ -255,31 +260,25 @@ impl Client {
 
     /// Looks a program up there: JSON.
     pub(crate) fn find(&self, search: Search) -> Result<Vec<u8>> {
-        self.bytes(Request::Find(search))
+        self.ask_for_bytes(Request::Find(search))
     }
 
     /// Has a partner of measurements listen there, while what is given lives.
     pub(crate) fn bench_listen(&self, address: &str) -> Result<RemotePartner> {
         let (address, id) = (address.to_owned(), self.number());
-        let replied = self.begin(id, Request::BenchListen { address })?;
-        match self.end(id, &replied, ANSWER_DEADLINE)? {
-            Answer::Bytes(address) => Ok(RemotePartner {
-                address: String::from_utf8_lossy(&address).into_owned(),
-                client: self.clone(),
-                id,
-            }),
-            other => bail!("host {}: the agent answered {other:?}", self.host),
-        }
+        let address = self.bytes(id, Request::BenchListen { address }, ANSWER_DEADLINE)?;
+        Ok(RemotePartner {
+            address: String::from_utf8_lossy(&address).into_owned(),
+            client: self.clone(),
+            id,
+        })
     }
 
     /// Measures from there: JSON.
     pub(crate) fn bench_measure(&self, address: &str, step: Step) -> Result<Vec<u8>> {
-        let (address, id) = (address.to_owned(), self.number());
-        let replied = self.begin(id, Request::BenchMeasure { address, step })?;
-        match self.end(id, &replied, step.limit())? {
-            Answer::Bytes(bytes) => Ok(bytes),
-            other => bail!("host {}: the agent answered {other:?}", self.host),
-        }
+        let address = address.to_owned();
+        let request = Request::BenchMeasure { address, step };
+        self.bytes(self.number(), request, step.limit())
     }
 
     /// Asks the agent to take all down; it is lost when it has.

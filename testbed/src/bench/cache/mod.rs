@@ -9,6 +9,7 @@ use crate::cli::{BenchCacheArgs, CacheArgs};
 use crate::compile::compile;
 use crate::ending::Ending;
 use crate::out::{show, show_error};
+use crate::runner::{Ran, Runner, Waited};
 use crate::shape::{self, CacheSize};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -18,7 +19,7 @@ use serde_json::json;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The program: plain C, compiled here.
 const SOURCES: [(&str, &str); 4] = [
@@ -30,18 +31,32 @@ const SOURCES: [(&str, &str); 4] = [
 /// The cache, where nothing is said of it.
 const CACHE: u64 = 100 << 20;
 const PAGE: u64 = proto::PAGE_SIZE;
+/// Numbers of threads that cachewalk takes: its `MOST_LIST`, less the end.
+const MOST_COUNTS: usize = 15;
 
 /// Runs it.
 pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
     crate::doctor::refuse_unless_able()?;
     let cache = cache(args)?;
+    if args.threads.len() > MOST_COUNTS {
+        bail!("--threads: give {MOST_COUNTS} numbers at most");
+    }
     // Before it takes its time: a wrong path costs no run.
     let csv = args.csv.as_deref().map(create).transpose()?;
     let place = tempfile::tempdir().context("a directory for the benchmark")?;
     let program = compile(place.path(), "cachewalk", &SOURCES)?;
-    let mut runs = vec![on_testbed(args, cache, &program)?];
+    let mut runner = Runner::without_input(args.timeout)?;
+    let mut commands = vec![("testbed", on_testbed(args, cache, &program))];
     if args.native {
-        runs.push(natively(args, cache, &program)?);
+        commands.push(("native", natively(args, cache, &program)));
+    }
+    let mut runs = Vec::new();
+    for (name, mut command) in commands {
+        show_error(&format!("bench cache: measuring ({name})\n"));
+        match runner.run(&mut command, place.path())? {
+            Waited::Interrupted(signal) => return Ok(Ending::Signal(signal)),
+            Waited::Ran(ran) => runs.push(read(name, &ran)?),
+        }
     }
     if let Some(mut csv) = csv {
         let path = args.csv.as_deref().unwrap_or(Path::new("")).display();
@@ -120,7 +135,7 @@ fn walk(args: &BenchCacheArgs, cache: u64) -> Vec<String> {
 }
 
 /// The same as a person would do it: `testbed run --cache .. -- cachewalk ..`.
-fn on_testbed(args: &BenchCacheArgs, cache: u64, program: &Path) -> Result<Run> {
+fn on_testbed(args: &BenchCacheArgs, cache: u64, program: &Path) -> Command {
     let given = &args.cache;
     // A quarter more than the footprint: the program's own, and what it needs
     // to fill it.
@@ -143,22 +158,26 @@ fn on_testbed(args: &BenchCacheArgs, cache: u64, program: &Path) -> Result<Run> 
         }
     }
     command.arg("--").arg(program).args(walk(args, cache));
-    measure("testbed", command)
+    command
 }
 
-fn natively(args: &BenchCacheArgs, cache: u64, program: &Path) -> Result<Run> {
+fn natively(args: &BenchCacheArgs, cache: u64, program: &Path) -> Command {
     let mut command = Command::new(program);
     command.args(walk(args, cache));
-    measure("native", command)
+    command
 }
 
-fn measure(name: &'static str, mut command: Command) -> Result<Run> {
-    show_error(&format!("bench cache: measuring ({name})\n"));
-    command.stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = command.output().context("cachewalk")?;
-    if !output.status.success() {
-        bail!("cachewalk failed ({name}): {}", output.status);
+/// What a run printed.
+fn read(name: &'static str, ran: &Ran) -> Result<Run> {
+    if ran.late {
+        bail!("cachewalk ({name}) did not end within --timeout: measure less, or give more");
     }
-    let said = serde_json::from_slice(&output.stdout).context("what cachewalk printed")?;
+    if ran.paused {
+        bail!("cachewalk ({name}) was stopped meanwhile: its times say nothing");
+    }
+    if !ran.status.success() {
+        bail!("cachewalk failed ({name}): {}", ran.story());
+    }
+    let said = serde_json::from_slice(&ran.stdout).context("what cachewalk printed")?;
     Run::of(name, &said)
 }

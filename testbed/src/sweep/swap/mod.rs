@@ -7,7 +7,7 @@ mod group;
 mod zram;
 
 use super::args::SwapOn;
-use super::child::{Ran, Runner, Waited};
+use crate::runner::{Ran, Runner, Waited};
 use anyhow::{Context, Result, bail};
 use group::{Group, Hierarchy};
 use rustix::fs::{Advice, fadvise};

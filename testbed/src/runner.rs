@@ -24,19 +24,21 @@ const GRACE: Duration = Duration::from_secs(10);
 const MOST_SAID: usize = 300;
 
 /// What a process left.
-pub(super) struct Ran {
-    pub(super) status: ExitStatus,
+pub(crate) struct Ran {
+    pub(crate) status: ExitStatus,
     /// From before its start to its end.
-    pub(super) took: Duration,
-    pub(super) stdout: Vec<u8>,
+    pub(crate) took: Duration,
+    pub(crate) stdout: Vec<u8>,
     stderr: Vec<u8>,
     /// It was ended because its time was up.
-    pub(super) late: bool,
+    pub(crate) late: bool,
+    /// We were stopped meanwhile (Ctrl-Z): its time says nothing.
+    pub(crate) paused: bool,
 }
 
 impl Ran {
     /// How it ended, with the last it said.
-    pub(super) fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         let how = describe(self.status);
         let last = &self.stderr[self.stderr.len().saturating_sub(MOST_SAID)..];
         let said = String::from_utf8_lossy(last);
@@ -50,37 +52,52 @@ impl Ran {
 }
 
 /// How a wait came out.
-pub(super) enum Waited {
+pub(crate) enum Waited {
     Ran(Ran),
     /// A signal to us; the process has been ended.
     Interrupted(i32),
 }
 
 /// Starts processes one after the other.
-pub(super) struct Runner {
+pub(crate) struct Runner {
     signals: Signals,
     input: Input,
     timeout: Duration,
+    /// How long we have been stopped, in all.
+    paused: Duration,
 }
 
 impl Runner {
     /// Keeps our standard input, which every process gets from its beginning.
-    pub(super) fn new(timeout: Duration) -> Result<Runner> {
+    pub(crate) fn new(timeout: Duration) -> Result<Runner> {
         // First: whoever gives no end of it can be told to stop.
         let input = Input::kept()?;
+        Runner::with(input, timeout)
+    }
+
+    /// Processes get no input.
+    pub(crate) fn without_input(timeout: Duration) -> Result<Runner> {
+        let nothing = File::open("/dev/null").context("/dev/null")?;
+        Runner::with(Input::Terminal(nothing), timeout)
+    }
+
+    fn with(input: Input, timeout: Duration) -> Result<Runner> {
         Ok(Runner {
             signals: Signals::catch().context("cannot catch signals")?,
             input,
             timeout,
+            paused: Duration::ZERO,
         })
     }
 
     /// A signal that wants us to end, if one has come.
-    pub(super) fn interrupted(&mut self) -> Option<i32> {
+    pub(crate) fn interrupted(&mut self) -> Option<i32> {
         let taken = self.signals.take();
         if taken.contains(&SIGTSTP) {
             // The process has had the terminal's own.
+            let stopped = Instant::now();
             let _ = signal_hook::low_level::raise(SIGSTOP);
+            self.paused += stopped.elapsed();
         }
         let ends = |signal: &i32| [SIGINT, SIGTERM, SIGHUP, SIGQUIT].contains(signal);
         taken.into_iter().find(ends)
@@ -88,7 +105,7 @@ impl Runner {
 
     /// Runs it to its end. `place` is a directory for a janitor to remove
     /// should we be killed; it kills the process then.
-    pub(super) fn run(&mut self, command: &mut Command, place: &Path) -> Result<Waited> {
+    pub(crate) fn run(&mut self, command: &mut Command, place: &Path) -> Result<Waited> {
         let what = command.get_program().to_owned();
         let stdout = tempfile::tempfile().context("a file for the output")?;
         let stderr = tempfile::tempfile().context("a file for the messages")?;
@@ -108,10 +125,12 @@ impl Runner {
             .with_context(|| format!("cannot run {}", what.display()))?;
         let mut child = Guard::new(child)?;
         janitor.tell(child.pidfd.as_fd());
-        let until = begun + self.timeout;
+        let paused = self.paused;
         let mut late = false;
         let mut interrupted = None;
         loop {
+            // What we were stopped for is not the process's time.
+            let until = begun + self.timeout + (self.paused - paused);
             self.wait(&child, until)?;
             let took = begun.elapsed();
             interrupted = interrupted.or(self.interrupted());
@@ -127,8 +146,10 @@ impl Runner {
                     stdout,
                     stderr,
                     late,
+                    paused: self.paused > paused,
                 }));
             }
+            let until = begun + self.timeout + (self.paused - paused);
             if interrupted.is_some() || Instant::now() >= until {
                 late = interrupted.is_none();
                 child.end()?;
@@ -218,11 +239,7 @@ mod tests {
 
     fn ran(script: &str, timeout: Duration) -> Ran {
         let place = tempfile::tempdir().unwrap();
-        let mut runner = Runner {
-            signals: Signals::catch().unwrap(),
-            input: Input::Terminal(File::open("/dev/null").unwrap()),
-            timeout,
-        };
+        let mut runner = Runner::without_input(timeout).unwrap();
         let mut command = Command::new("sh");
         match runner
             .run(command.args(["-c", script]), place.path())

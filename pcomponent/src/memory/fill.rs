@@ -1,0 +1,326 @@
+//! The middle of the path of a miss: where the bytes of a line come from, and
+//! how they get into the program's pages.
+
+use super::fault::Access;
+use super::remote::within;
+use super::{Memory, Scratch};
+use crate::fatal;
+use crate::stats::{Counters, Split};
+use aspace::{AddressSpace, Vma, VmaBacking};
+use fabric::Segment;
+use host::clock;
+use proto::NodeId;
+use proto::addr::{EXTENT_SIZE, PAGE_SIZE, RemoteAddr, UserAddr, UserRange};
+use proto::mem::MapFlags;
+
+/// Where some bytes of a line come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    Zero,
+    Remote { node: NodeId, at: RemoteAddr },
+}
+
+/// A run of pages with one source and one host mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Piece {
+    pub(super) start: u64,
+    pub(super) len: u64,
+    pub(super) source: Source,
+    /// Of a file (for the count of misses by cause).
+    pub(super) file: bool,
+    vma_end: u64,
+}
+
+/// What came of a look at a range.
+pub(super) enum Plan {
+    Ready,
+    /// The page at the address has no bytes to show.
+    NoBacking,
+}
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+impl Memory {
+    /// Finds out where each page of `range` comes from.
+    pub(super) fn plan(
+        &self,
+        space: &AddressSpace,
+        range: UserRange,
+        at: UserAddr,
+        access: Access,
+        me: &mut Scratch,
+    ) -> Plan {
+        me.pieces.clear();
+        for vma in space.overlapping(range) {
+            let Some(part) = vma.range.intersect(range) else {
+                continue;
+            };
+            for page in part.page_numbers() {
+                let page = UserAddr(page * PAGE_SIZE);
+                let wanted = page == at.align_down(PAGE_SIZE);
+                match self.source(vma, page, access, wanted) {
+                    Some(source) => push_page(&mut me.pieces, vma, page, source),
+                    None if wanted || me.run.len() > 1 => return Plan::NoBacking,
+                    // A hole behind the page that was asked for does no harm.
+                    None => self.pages.untouch(page),
+                }
+            }
+        }
+        Plan::Ready
+    }
+
+    /// Where `page` comes from; `wanted`: it is the one that was touched.
+    fn source(&self, vma: &Vma, page: UserAddr, access: Access, wanted: bool) -> Option<Source> {
+        if self.pages.is_remote(page) {
+            let number = page.extent();
+            let extent = self.pages.extent_or_new(number)?;
+            let held = self.remote.lease(extent, number).ok()?;
+            return Some(Source::Remote {
+                node: held.node,
+                at: within(&held, page),
+            });
+        }
+        match &vma.backing {
+            VmaBacking::Anonymous => Some(Source::Zero),
+            VmaBacking::File { file, offset } => {
+                let at = offset + (page.0 - vma.range.start().0);
+                let writable = vma.flags.has(MapFlags::SHARED) && access == Access::Write;
+                let (index, inside) = (at / EXTENT_SIZE, at % EXTENT_SIZE);
+                let mut held = self.remote.file_lease(file, index, writable).ok()?;
+                // The file may have grown since. Lines fetched ahead do not
+                // ask: streams run into the ends of files all the time.
+                if wanted && inside >= held.lease.valid {
+                    held = self.remote.renew_file_lease(file, index, writable).ok()?;
+                }
+                (inside < held.lease.valid).then_some(Source::Remote {
+                    node: held.node,
+                    at: RemoteAddr {
+                        key: held.lease.lease.key,
+                        offset: inside,
+                    },
+                })
+            }
+        }
+    }
+
+    /// Brings the bytes and installs the pages. `None`: a lease was revoked.
+    /// Otherwise whether writes are let through.
+    pub(super) fn fill(
+        &self,
+        range: UserRange,
+        access: Access,
+        me: &mut Scratch,
+        split: &mut Split,
+        counters: &Counters,
+    ) -> Option<bool> {
+        let before = clock::now();
+        if me.pieces.iter().all(|p| p.source == Source::Zero) {
+            self.install_zeros(access, me);
+            split.install += clock::now().since(before);
+            return Some(true);
+        }
+        let write = access == Access::Write;
+        if let [piece] = me.pieces[..]
+            && let Some(valid) = self.fill_mapped(piece, !write, split, counters)
+        {
+            return valid.then_some(write);
+        }
+        let fetched = self.gather(range, me, counters)?;
+        counters.fetched(fetched);
+        let arrived = clock::now();
+        split.wire += arrived.since(before);
+        for piece in &me.pieces {
+            let offset = (piece.start - range.start().0) as usize;
+            let bytes = &me.buffer[offset..offset + piece.len as usize];
+            self.install(piece.start, bytes, !write);
+        }
+        split.install += clock::now().since(arrived);
+        Some(write)
+    }
+
+    /// Installs straight from the memory component's frames where they are
+    /// mapped here. `None`: they are not; `Some(false)`: the lease is void.
+    fn fill_mapped(
+        &self,
+        piece: Piece,
+        protect: bool,
+        split: &mut Split,
+        counters: &Counters,
+    ) -> Option<bool> {
+        let Source::Remote { node, at } = piece.source else {
+            return None;
+        };
+        let before = clock::now();
+        let mut done = None;
+        let len = piece.len;
+        let sound = self.remote.transfer(node, |connection| {
+            let Some(src) = connection.mapped(at, len as usize) else {
+                return Ok(());
+            };
+            // SAFETY: the fabric keeps the mapping for as long as the process
+            // lives, and a revoked key reads as anything but never faults.
+            let result = unsafe { self.uffd.copy_raw(piece.start, src, len, protect) };
+            match result {
+                Ok(n) if n == len => {}
+                // Part was present: page by page settles it.
+                Ok(_) | Err(_) => return Ok(()),
+            }
+            done = Some(connection.still_valid(at));
+            Ok(())
+        });
+        if !sound {
+            return Some(false);
+        }
+        match done {
+            Some(true) => {
+                self.remote.count_mapped_read();
+                counters.fetched(len);
+                counters.read_from(node, len);
+                split.install += clock::now().since(before);
+                Some(true)
+            }
+            Some(false) => {
+                // What was installed is not to be seen.
+                let span = [host::mapping::Span {
+                    start: piece.start,
+                    len,
+                }];
+                // SAFETY: the pages are the program's, the line is ours (busy).
+                if let Err(e) = unsafe { self.dropper.drop_pages(&span) } {
+                    fatal::host("madvise", e);
+                }
+                Some(false)
+            }
+            None => None,
+        }
+    }
+
+    /// Brings the bytes of all pieces into the thread's buffer.
+    fn gather(&self, range: UserRange, me: &mut Scratch, counters: &Counters) -> Option<u64> {
+        let len = range.len() as usize;
+        if me.buffer.len() < len {
+            me.buffer.resize(len, 0);
+        }
+        me.segments.clear();
+        let mut fetched = 0;
+        for piece in &me.pieces {
+            let local = (piece.start - range.start().0) as u32;
+            match piece.source {
+                Source::Zero => {
+                    me.buffer[local as usize..local as usize + piece.len as usize].fill(0);
+                }
+                Source::Remote { node, at } => {
+                    fetched += piece.len;
+                    let segment = Segment {
+                        local,
+                        len: piece.len as u32,
+                        remote: at,
+                    };
+                    me.segments.push((node, segment));
+                }
+            }
+        }
+        while let Some(&(node, _)) = me.segments.first() {
+            me.posted.clear();
+            let posted = &mut me.posted;
+            me.segments.retain(|(n, s)| {
+                if *n == node {
+                    posted.push(*s);
+                }
+                *n != node
+            });
+            if !self.remote.read(node, &me.posted, &mut me.buffer[..len]) {
+                return None;
+            }
+            counters.read_from(node, Segment::total(&me.posted) as u64);
+        }
+        Some(fetched)
+    }
+
+    /// Installs bytes page by page where some of them are present already.
+    fn install(&self, start: u64, bytes: &[u8], protect: bool) {
+        match self.uffd.copy(start, bytes, protect) {
+            Ok(n) if n == bytes.len() as u64 => return,
+            Err(e) if e.0 != libc::EEXIST && e.0 != libc::ENOENT => fatal::host("UFFDIO_COPY", e),
+            _ => {}
+        }
+        for (n, page) in bytes.chunks(PAGE_SIZE as usize).enumerate() {
+            match self.uffd.copy(start + n as u64 * PAGE_SIZE, page, protect) {
+                Err(e) if e.0 != libc::EEXIST => fatal::host("UFFDIO_COPY", e),
+                _ => {}
+            }
+        }
+    }
+
+    /// First touches: zeros from nowhere, no message. A load maps the host's
+    /// shared page of zeros, a store needs a page of its own.
+    fn install_zeros(&self, access: Access, me: &Scratch) {
+        for piece in &me.pieces {
+            if access == Access::Write {
+                let mut at = piece.start;
+                while at < piece.start + piece.len {
+                    let n = (piece.start + piece.len - at).min(ZEROS.len() as u64);
+                    self.install(at, &ZEROS[..n as usize], false);
+                    at += n;
+                }
+                continue;
+            }
+            match self.uffd.zeropage(piece.start, piece.len) {
+                Ok(n) if n == piece.len => {}
+                Err(e) if e.0 != libc::EEXIST && e.0 != libc::ENOENT => {
+                    fatal::host("UFFDIO_ZEROPAGE", e)
+                }
+                _ => {
+                    for page in (0..piece.len).step_by(PAGE_SIZE as usize) {
+                        match self.uffd.zeropage(piece.start + page, PAGE_SIZE) {
+                            Err(e) if e.0 != libc::EEXIST => fatal::host("UFFDIO_ZEROPAGE", e),
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets the leases that `range` is read under, so that the next plan
+    /// asks for new ones.
+    pub(super) fn drop_leases(&self, space: &AddressSpace, range: UserRange) {
+        for number in range.extents() {
+            if let Some(extent) = self.pages.extent(number) {
+                extent.set_lease(None);
+            }
+        }
+        for vma in space.overlapping(range) {
+            if let VmaBacking::File { file, .. } = &vma.backing {
+                self.remote.forget_file(file.storage, file.id);
+            }
+        }
+    }
+}
+
+/// Adds a page to the last piece where it continues it.
+fn push_page(pieces: &mut Vec<Piece>, vma: &Vma, page: UserAddr, source: Source) {
+    let vma_end = vma.range.end().0;
+    let file = matches!(vma.backing, VmaBacking::File { .. });
+    if let Some(last) = pieces.last_mut() {
+        let adjoins = last.start + last.len == page.0 && last.vma_end == vma_end;
+        let same = match (last.source, source) {
+            (Source::Zero, Source::Zero) => true,
+            (Source::Remote { node, at }, Source::Remote { node: n, at: a }) => {
+                node == n && at.plus(last.len) == a
+            }
+            _ => false,
+        };
+        if adjoins && same {
+            last.len += PAGE_SIZE;
+            return;
+        }
+    }
+    pieces.push(Piece {
+        start: page.0,
+        len: PAGE_SIZE,
+        source,
+        file,
+        vma_end,
+    });
+}
