@@ -164,6 +164,35 @@ impl Shape {
     }
 }
 
+/// Which dirty lines a batch of victims may have.
+#[derive(Clone, Copy)]
+pub enum Dirty<'a> {
+    /// Any.
+    Anywhere,
+    /// Those of one neighbourhood: of the first victim's, as this says. They
+    /// have to be write-protected, and one call (and one interruption of other
+    /// CPUs) does that for a stretch of memory.
+    Near(&'a dyn Fn(LineNo) -> (LineNo, LineNo)),
+}
+
+/// What a batch of victims may be.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    /// Most lines.
+    pub most: usize,
+    /// Which dirty ones.
+    pub dirty: Dirty<'a>,
+}
+
+/// The line that a set's policy chooses; where not `any`, only if it is clean.
+fn choose(ways: &mut set::Ways, any: bool) -> Option<(usize, LineNo, bool)> {
+    if any {
+        ways.evict()
+    } else {
+        ways.evict_clean()
+    }
+}
+
 /// The directory.
 pub struct ExCache {
     shape: Shape,
@@ -299,10 +328,11 @@ impl ExCache {
         }
     }
 
-    /// Runs `lift`, which lets writes through to a resident clean line, and
-    /// marks it dirty. False if the line is not resident (any more). `lift`
-    /// runs under the set's lock so that an eviction either comes before it
-    /// (and the line is not resident) or sees the line dirty.
+    /// Runs `lift`, which lets writes through to a resident line, and marks it
+    /// dirty (it may be that already: it was protected with its neighbours).
+    /// False if the line is not resident (any more). `lift` runs under the set's
+    /// lock so that an eviction either comes before it (and the line is not
+    /// resident) or sees the line dirty, and protects it after.
     pub fn make_dirty<E>(
         &self,
         line: LineNo,
@@ -313,8 +343,7 @@ impl ExCache {
             return Ok(false);
         };
         match ways.state(way) {
-            State::Resident { dirty: true } => Ok(true),
-            State::Resident { dirty: false } => {
+            State::Resident { .. } => {
                 lift()?;
                 ways.set_state(way, State::Resident { dirty: true });
                 Ok(true)
@@ -358,37 +387,57 @@ impl ExCache {
         true
     }
 
-    /// Chooses lines to evict: first one from the set of `line`, then one from
-    /// each of the following sets that are low on free ways, up to `most`. One
-    /// batch then makes room for a run of neighbouring lines, and costs each
-    /// set one way. The victims are busy and the caller's.
-    pub fn pick_victims(&self, line: LineNo, most: usize, victims: &mut Vec<Victim>) {
-        let first = self.set_of(line);
-        let sets = self.sets.len();
-        if most > 0 {
-            let mut ways = self.lock(first);
-            self.pick_one(first, &mut ways, victims);
+    /// Chooses lines to evict, `batch.most` at most: first one from the set
+    /// that `line` falls into, then by `batch.dirty` one from each of the
+    /// following sets that are low on free ways, or the first one's neighbours.
+    /// One batch then makes room for a run of neighbouring lines, and costs
+    /// each set few ways. The victims are busy and the caller's.
+    pub fn pick_victims(&self, line: LineNo, batch: &Batch<'_>, victims: &mut Vec<Victim>) {
+        let (first, from) = (self.set_of(line), victims.len());
+        if batch.most > 0
+            && let Some(victim) = self.lock(first).evict()
+        {
+            victims.push(Self::victim(first, victim));
         }
+        let any = match batch.dirty {
+            Dirty::Anywhere => true,
+            Dirty::Near(around) => {
+                if let Some(victim) = victims.get(from).filter(|v| v.dirty).copied() {
+                    let around = around(victim.line);
+                    self.pick_near(victim.line, around, batch.most, victims);
+                    return;
+                }
+                false
+            }
+        };
         for set in self.low.from(first + 1) {
-            if victims.len() >= most {
+            if victims.len() >= batch.most {
                 break;
             }
-            if let (true, Ok(mut ways)) = (set != first, self.sets[set].ways.try_lock()) {
-                self.pick_one(set, &mut ways, victims);
+            if let (true, Ok(mut ways)) = (set != first, self.sets[set].ways.try_lock())
+                && self.low.is_low(ways.free())
+                && let Some(victim) = choose(&mut ways, any)
+            {
+                victims.push(Self::victim(set, victim));
             }
         }
-        // A cache of few sets gives several lines of its own instead.
+        self.pick_more(first, batch.most, any, victims);
+    }
+
+    /// A cache of few sets gives several lines of its own instead.
+    fn pick_more(&self, first: usize, most: usize, any: bool, victims: &mut Vec<Victim>) {
+        let sets = self.sets.len();
+        let share = most / 8 / sets;
+        if share == 0 {
+            return;
+        }
         for step in 0..sets {
             let set = (first + step) % sets;
-            let share = most / 8 / sets;
-            if share == 0 {
-                break;
-            }
             if let Ok(mut ways) = self.sets[set].ways.try_lock() {
                 for _ in 0..share {
                     if victims.len() < most
                         && !ways.mostly_busy()
-                        && let Some(victim) = ways.evict()
+                        && let Some(victim) = choose(&mut ways, any)
                     {
                         victims.push(Self::victim(set, victim));
                     }
@@ -397,11 +446,26 @@ impl ExCache {
         }
     }
 
-    fn pick_one(&self, set: usize, ways: &mut set::Ways, victims: &mut Vec<Victim>) {
-        if self.low.is_low(ways.free())
-            && let Some(victim) = ways.evict()
-        {
-            victims.push(Self::victim(set, victim));
+    /// Adds the lines in `[around.0, around.1)` that may go before their turn,
+    /// those behind `line` first: what was written in order was so ascending.
+    fn pick_near(
+        &self,
+        line: LineNo,
+        around: (LineNo, LineNo),
+        most: usize,
+        victims: &mut Vec<Victim>,
+    ) {
+        for n in (line.0 + 1..around.1.0).chain(around.0.0..line.0) {
+            if victims.len() >= most {
+                return;
+            }
+            let set = self.set_of(LineNo(n));
+            if let Ok(mut ways) = self.sets[set].ways.try_lock()
+                && !ways.mostly_busy()
+                && let Some(victim) = ways.evict_early(LineNo(n))
+            {
+                victims.push(Self::victim(set, victim));
+            }
         }
     }
 

@@ -153,12 +153,13 @@ impl Replacement {
         found.map(|at| self.ghosts[at] = NONE).is_some()
     }
 
-    pub(super) fn evicted(&mut self, line: LineNo) {
+    /// `line` goes; `chosen` by `choose`, not before its turn.
+    pub(super) fn evicted(&mut self, line: LineNo, chosen: bool) {
         self.evictions = self.evictions.wrapping_add(1);
         if self.ghosts.is_empty() {
             return;
         }
-        let remembers = self.policy == Policy::Reuse || self.took_oldest;
+        let remembers = self.policy == Policy::Reuse || (chosen && self.took_oldest);
         let now = self.evictions as usize % self.ghosts.len();
         let kept = if remembers { ghost(line) } else { NONE };
         if std::mem::replace(&mut self.ghosts[now], kept) != NONE {
@@ -181,6 +182,16 @@ impl Replacement {
         (0..self.stamps.len())
             .filter(|&way| may(way))
             .max_by_key(|&way| self.age(way))
+    }
+
+    /// Whether the line in `way` may go with its neighbours: the policy does
+    /// not keep it for longer than others, and it did not come just now.
+    pub(super) fn may_go_early(&self, way: usize) -> bool {
+        let is_young = (self.age(way) as usize) < self.stamps.len() / 8;
+        let spared = self.spared.get(way).is_some_and(|&spared| spared);
+        let keeps = self.policy == Policy::Adaptive && self.score.keeps();
+        let passes = self.passing.get(way).is_some_and(|&passing| passing);
+        !is_young && !spared && (!keeps || passes)
     }
 
     fn age(&self, way: usize) -> u32 {

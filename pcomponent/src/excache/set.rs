@@ -151,16 +151,37 @@ impl Ways {
 
     /// Chooses a resident line by the policy; it is `Evicting` then.
     pub(super) fn evict(&mut self) -> Option<(usize, LineNo, bool)> {
+        let way = self.choose()?;
+        self.leave(way, true)
+    }
+
+    /// The same, but only if the line is clean.
+    pub(super) fn evict_clean(&mut self) -> Option<(usize, LineNo, bool)> {
+        let way = self.choose()?;
+        let clean = self.states[way] == State::Resident { dirty: false };
+        clean.then(|| self.leave(way, true)).flatten()
+    }
+
+    /// Evicts `line` if it is here, at rest, and may go before its turn.
+    pub(super) fn evict_early(&mut self, line: LineNo) -> Option<(usize, LineNo, bool)> {
+        let way = self.find(line)?;
+        let may = self.replacement.may_go_early(way);
+        may.then(|| self.leave(way, false)).flatten()
+    }
+
+    fn choose(&mut self) -> Option<usize> {
         let states = &self.states;
-        let way = self
-            .replacement
-            .choose(|way| matches!(states[way], State::Resident { .. }))?;
+        self.replacement
+            .choose(|way| matches!(states[way], State::Resident { .. }))
+    }
+
+    fn leave(&mut self, way: usize, chosen: bool) -> Option<(usize, LineNo, bool)> {
         let State::Resident { dirty } = self.states[way] else {
             return None;
         };
         self.set_state(way, State::Evicting);
         let line = LineNo(self.tags[way]);
-        self.replacement.evicted(line);
+        self.replacement.evicted(line, chosen);
         Some((way, line, dirty))
     }
 }

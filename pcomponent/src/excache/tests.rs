@@ -80,7 +80,7 @@ fn a_batch_takes_one_line_of_each_full_set() {
     }
     assert_eq!(fetch(&c, 128), Begin::Full);
     let mut victims = Vec::new();
-    c.pick_victims(LineNo(128), 16, &mut victims);
+    c.pick_victims(LineNo(128), &any(16), &mut victims);
     let mut lines: Vec<u64> = victims.iter().map(|v| v.line.0).collect();
     lines.sort_unstable();
     assert_eq!(lines, (0..16).collect::<Vec<_>>());
@@ -89,12 +89,81 @@ fn a_batch_takes_one_line_of_each_full_set() {
     assert!(matches!(fetch(&c, 128), Begin::Fetch(_)));
 }
 
+fn any(most: usize) -> Batch<'static> {
+    Batch {
+        most,
+        dirty: Dirty::Anywhere,
+    }
+}
+
+fn fetch_dirty(c: &ExCache, line: u64) {
+    let Begin::Fetch(slot) = c.begin_fetch(LineNo(line)) else {
+        panic!("line {line}");
+    };
+    c.finish_fetch(slot, true);
+}
+
+fn numbers(victims: &[Victim]) -> Vec<u64> {
+    victims.iter().map(|v| v.line.0).collect()
+}
+
+#[test]
+fn dirty_victims_lie_in_one_neighbourhood() {
+    let c = cache(64, 16, Policy::Fifo);
+    (0..64).for_each(|line| fetch_dirty(&c, line));
+    for line in 64..1024 {
+        assert!(matches!(fetch(&c, line), Begin::Fetch(_)));
+    }
+    assert_eq!(c.occupancy().0, 1024);
+    let around = |line: LineNo| (LineNo(line.0 / 32 * 32), LineNo(line.0 / 32 * 32 + 32));
+    let near = Batch {
+        most: 40,
+        dirty: Dirty::Near(&around),
+    };
+    // All sets' oldest lines are dirty: those of the first one's neighbourhood.
+    let mut victims = Vec::new();
+    c.pick_victims(LineNo(1024 + 40), &near, &mut victims);
+    let expected: Vec<_> = (40..64).chain(32..40).collect();
+    assert_eq!(numbers(&victims), expected);
+    assert!(victims.iter().all(|v| v.dirty));
+    victims.drain(..).for_each(|v| c.finish_evict(v.slot));
+    assert_eq!(c.occupancy().0, 1024 - 32);
+    c.pick_victims(LineNo(1024), &near, &mut victims);
+    assert_eq!(numbers(&victims), (0..32).collect::<Vec<_>>());
+    victims.drain(..).for_each(|v| c.finish_evict(v.slot));
+    // The oldest are clean now: wherever they are.
+    for line in 1024..1088 {
+        assert!(matches!(fetch(&c, line), Begin::Fetch(_)));
+    }
+    c.pick_victims(LineNo(0), &near, &mut victims);
+    assert_eq!(numbers(&victims), (64..104).collect::<Vec<_>>());
+    assert!(victims.iter().all(|v| !v.dirty));
+}
+
+#[test]
+fn young_neighbours_stay() {
+    let c = cache(4, 16, Policy::Fifo);
+    // In each set: fourteen lines, then two of another place.
+    for line in (1000..1056).chain(0..8) {
+        fetch_dirty(&c, line);
+    }
+    let all = |_: LineNo| (LineNo(0), LineNo(2000));
+    let near = Batch {
+        most: 64,
+        dirty: Dirty::Near(&all),
+    };
+    let mut victims = Vec::new();
+    c.pick_victims(LineNo(1), &near, &mut victims);
+    assert!(victims.len() > 8, "{victims:?}");
+    assert!(victims.iter().all(|v| v.line.0 >= 1000), "{victims:?}");
+}
+
 #[test]
 fn reuse_spares_what_came_back() {
     let c = cache(1, 8, Policy::Reuse);
     let evict_one = || {
         let mut victims = Vec::new();
-        c.pick_victims(LineNo(0), 1, &mut victims);
+        c.pick_victims(LineNo(0), &any(1), &mut victims);
         victims.iter().for_each(|v| c.finish_evict(v.slot));
         victims.first().map(|v| v.line.0)
     };
@@ -146,7 +215,7 @@ proptest! {
                 Begin::Full => {
                     prop_assert!(queue.len() == 8);
                     let mut victims = Vec::new();
-                    c.pick_victims(LineNo(line), 1, &mut victims);
+                    c.pick_victims(LineNo(line), &any(1), &mut victims);
                     prop_assert_eq!(victims.len(), 1);
                     prop_assert_eq!(queue.pop_front(), Some(victims[0].line.0));
                     prop_assert_eq!(victims[0].dirty, victims[0].line.0 % 2 == 0);
@@ -207,7 +276,7 @@ fn no_update_is_lost_with_many_threads() {
             Begin::Busy { .. } => assert!(c.wait(LineNo(line as u64), Duration::from_secs(10))),
             Begin::Full => {
                 let mut victims = Vec::new();
-                c.pick_victims(LineNo(line as u64), 4, &mut victims);
+                c.pick_victims(LineNo(line as u64), &any(4), &mut victims);
                 evict(&victims);
                 if victims.is_empty() {
                     assert!(c.wait_room(LineNo(line as u64), Duration::from_secs(10)));
@@ -241,7 +310,7 @@ fn touch(c: &ExCache, line: u64) -> bool {
             Begin::Fetch(_) => return true,
             Begin::Full => {
                 let mut victims = Vec::new();
-                c.pick_victims(LineNo(line), 16, &mut victims);
+                c.pick_victims(LineNo(line), &any(16), &mut victims);
                 victims.iter().for_each(|v| c.finish_evict(v.slot));
             }
             _ => return false,

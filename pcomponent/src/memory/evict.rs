@@ -10,10 +10,17 @@
 //! they are copied, written to the memory component, and only when that has
 //! them are the pages dropped and the ways freed. No update is lost: it came
 //! either before the protection, and is in the copy, or waits until after.
+//!
+//! To write-protect a page interrupts every CPU that runs the process. So where
+//! it is needed, a batch has dirty victims of one neighbourhood alone, and one
+//! call protects the stretch from the first to the last of them. Lines between
+//! that are no victims (they are young, or busy) are protected with them: the
+//! next store to one faults and has that lifted
+//! ([`Memory::let_writes_through`]), whether the line is clean or dirty.
 
 use super::remote::within;
 use super::{BATCH_BYTES, BATCH_LINES, BUSY_LIMIT, Memory, Scratch, stuck};
-use crate::excache::{LineNo, Victim};
+use crate::excache::{Batch, Dirty, LineNo, Victim};
 use crate::fatal;
 use crate::stats::Counters;
 use aspace::{AddressSpace, Vma, VmaBacking};
@@ -27,6 +34,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 const PAGE: usize = PAGE_SIZE as usize;
+
+/// Dirty victims with less between them are write-protected by one call.
+const NEAR: u64 = 1 << 20;
+/// Lines of a neighbourhood for a batch of so many: about one in eight or more
+/// of a program's lines are here.
+const fn around(batch: usize) -> u64 {
+    8 * batch.next_power_of_two() as u64
+}
 
 /// Where a page belongs.
 type Target = (NodeId, RemoteAddr);
@@ -68,13 +83,44 @@ impl Memory {
         counters: &Counters,
     ) -> bool {
         me.victims.clear();
-        self.cache.pick_victims(line, self.batch(), &mut me.victims);
-        if me.victims.is_empty() {
-            return false;
-        }
-        me.victims.sort_unstable_by_key(|v| v.line);
+        let most = self.batch();
+        let near = |line| self.neighbourhood(space, line, most);
+        let dirty = if self.others_store() {
+            Dirty::Near(&near)
+        } else {
+            Dirty::Anywhere
+        };
+        let batch = Batch { most, dirty };
+        self.cache.pick_victims(line, &batch, &mut me.victims);
         self.evict_victims(space, me, counters);
-        true
+        !me.victims.is_empty()
+    }
+
+    /// Whether a thread beside the calling one, which is the program's, may
+    /// store to the program's memory.
+    fn others_store(&self) -> bool {
+        self.threads.load(Ordering::SeqCst) > 1
+    }
+
+    /// The lines that may be write-protected with `line` in a batch: around it
+    /// and in the same mapping.
+    fn neighbourhood(&self, space: &AddressSpace, line: LineNo, batch: usize) -> (LineNo, LineNo) {
+        let shift = self.cache.shape().line_shift;
+        let lines = around(batch);
+        let first = line.0 / lines * lines;
+        let alone = (line, LineNo(line.0 + 1));
+        let vma = self
+            .range_of(line, 1)
+            .and_then(|range| space.overlapping(range).next());
+        let Some(vma) = vma else { return alone };
+        // Whole lines of the mapping.
+        let from = first.max(vma.range.start().0.div_ceil(1 << shift));
+        let to = (first + lines).min(vma.range.end().0 >> shift);
+        if (from..to).contains(&line.0) {
+            (LineNo(from), LineNo(to))
+        } else {
+            alone
+        }
     }
 
     /// Evicts `line` if it is here and nobody is at it.
@@ -97,12 +143,13 @@ impl Memory {
         me: &mut Scratch,
         counters: &Counters,
     ) {
+        me.victims.sort_unstable_by_key(|v| v.line);
         let victims = std::mem::take(&mut me.victims);
         for chunk in victims.chunks(self.batch().max(1)) {
             let begun = counters.lane().map(|_| clock::now());
             let dirty = chunk.iter().filter(|v| v.dirty).count() as u64;
             if dirty > 0 {
-                if self.threads.load(Ordering::SeqCst) > 1 {
+                if self.others_store() {
                     self.protect_dirty(space, chunk);
                 }
                 self.write_back(space, chunk, me, counters);
@@ -125,19 +172,21 @@ impl Memory {
 
     /// From here on a store to a dirty victim faults.
     fn protect_dirty(&self, space: &AddressSpace, victims: &[Victim]) {
-        self.spans(space, victims.iter().filter(|v| v.dirty), |span| {
+        self.spans(space, victims.iter().filter(|v| v.dirty), NEAR, |span| {
             if let Err(e) = self.uffd.write_protect(span.start, span.len, true) {
                 fatal::host("UFFDIO_WRITEPROTECT", e);
             }
         });
     }
 
-    /// Gives `each` the mapped parts of the victims' lines, neighbours merged
-    /// within one mapping.
+    /// Gives `each` the mapped parts of the victims' lines, in ascending order;
+    /// those with less than `near` bytes between them are merged within one
+    /// mapping (1: neighbours).
     fn spans<'v>(
         &self,
         space: &AddressSpace,
         victims: impl Iterator<Item = &'v Victim>,
+        near: u64,
         mut each: impl FnMut(Span),
     ) {
         let mut last: Option<(Span, u64)> = None;
@@ -157,8 +206,8 @@ impl Memory {
                 let (start, len) = (part.start().0, part.len());
                 let owner = vma.range.start().0;
                 match &mut last {
-                    Some((span, o)) if *o == owner && span.start + span.len == start => {
-                        span.len += len;
+                    Some((span, o)) if *o == owner && start - (span.start + span.len) < near => {
+                        span.len = start + len - span.start;
                     }
                     _ => {
                         if let Some((span, _)) = last.take() {
@@ -177,7 +226,7 @@ impl Memory {
     fn drop_lines(&self, space: &AddressSpace, victims: &[Victim], me: &mut Scratch) {
         me.spans.clear();
         let spans = &mut me.spans;
-        self.spans(space, victims.iter(), |span| spans.push(span));
+        self.spans(space, victims.iter(), 1, |span| spans.push(span));
         // SAFETY: the lines are busy and ours; their bytes are safe.
         if let Err(e) = unsafe { self.dropper.drop_pages(&me.spans) } {
             fatal::host("madvise(MADV_DONTNEED)", e);

@@ -92,10 +92,17 @@ impl Memory {
                     // the end of its file.
                     self.evict_line(&space, line, me, counters);
                 }
-                Begin::Resident { dirty } if access == Access::Write && !dirty => {
+                Begin::Resident { dirty } if access == Access::Write => {
                     if self.let_writes_through(&space, line) {
+                        // A dirty line is either protected with a victim near
+                        // it, or was brought by another thread meanwhile: it
+                        // takes a system call to know, or to lift.
+                        if dirty {
+                            self.check_progress(at, me);
+                        } else {
+                            me.streams.stored(line);
+                        }
                         counters.count(Cause::WriteProtect);
-                        me.streams.stored(line);
                         let took = clock::now().since(begun);
                         counters.miss(took, &Split::default());
                         trace(counters, (at, access), (Cause::WriteProtect, 0), took);
