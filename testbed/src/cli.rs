@@ -285,6 +285,11 @@ pub(crate) struct RunArgs {
     /// trace` reads it.
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
+    /// Leaves the program's code as it is. Otherwise system calls that it makes
+    /// often and that can be answered at once (getpid, getppid, gettid, lseek,
+    /// pread of cached data) are changed where they lie into jumps.
+    #[arg(long)]
+    pub(crate) no_rewrite: bool,
     /// Run on this testbed, which `testbed up` brought up, instead of a new one.
     #[arg(long, value_name = "NAME")]
     pub(crate) on: Option<String>,
