@@ -127,8 +127,8 @@ fn enabled_states() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reading XCR0 has no effect; callers have seen OSXSAVE.
     unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack))
-    };
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack));
+    }
     u64::from(high) << 32 | u64::from(low)
 }
 
