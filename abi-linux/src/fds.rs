@@ -80,6 +80,11 @@ impl<F> OpenFile<F> {
         self.offset.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, unless another thread has it.
+    pub fn try_offset(&self) -> Option<MutexGuard<'_, u64>> {
+        self.offset.try_lock().ok()
+    }
+
     /// Whether read(2) is permitted.
     ///
     /// # Errors

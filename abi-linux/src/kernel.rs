@@ -247,6 +247,12 @@ pub trait FileOps {
     fn file_ref(&self, file: &Self::File, shared: bool) -> Result<FileRef, Errno>;
     /// pread(2): short at the end of the file only.
     fn read_at(&self, file: &Self::File, offset: u64, dst: &mut [u8]) -> Result<usize, Errno>;
+    /// pread(2) of all of `len` bytes to the program's memory, if nothing has
+    /// to be waited for: neither a component nor an absent page. False: nothing
+    /// is known about the bytes there, the call proper has to be made.
+    fn read_now(&self, _file: &Self::File, _offset: u64, _to: UserAddr, _len: usize) -> bool {
+        false
+    }
     /// pwrite(2): all of it.
     fn write_at(&self, file: &Self::File, offset: u64, src: &[u8]) -> Result<(), Errno>;
     /// `O_APPEND`: where the first byte went.

@@ -32,6 +32,7 @@ pub mod user;
 pub mod tests;
 
 pub use args::Args;
+pub use calls::fast::{FAST, dispatch_fast};
 pub use hostcall::HostCall;
 pub use kernel::Kernel;
 pub use outcome::{Answer, CloneArgs, Outcome, RestartKind, Stop};

@@ -12,6 +12,9 @@
 //! (answered by a short count), and a signal inside the window of
 //! `interruptible` (noted in the block, and the call returns `EINTR`).
 //!
+//! A rewritten system call comes in another way, through `gate`, without the
+//! kernel and with the program's signals unblocked.
+//!
 //! GS points at the thread's [`Block`]; a program that moves it destroys
 //! itself and nobody else.
 
@@ -21,6 +24,12 @@ use crate::{mapping, signal, sys};
 use core::arch::{asm, naked_asm};
 use std::cell::Cell;
 use std::sync::OnceLock;
+
+mod gate;
+mod stubs;
+
+pub use gate::{COUNTED, Fast, Gate, is_able as gate_is_able, set_fast};
+pub use stubs::{BEFORE, SITE, STUB_AREA, Stubs, area as stub_area, jump_to, recognise};
 
 const PR_SET_SYSCALL_USER_DISPATCH: usize = 59;
 const PR_SYS_DISPATCH_OFF: usize = 0;
@@ -54,6 +63,7 @@ pub struct Block {
     host_fs: Cell<u64>,  // 16
     user_fs: Cell<u64>,  // 24
     host_rsp: Cell<u64>, // 32
+    gate: Gate,          // 40
     window_mask: Cell<SigSet>,
     pending_info: Cell<SigInfo>,
     owner: Cell<*const ()>,
@@ -66,6 +76,7 @@ const _: () = assert!(std::mem::offset_of!(Block, pending) == 9);
 const _: () = assert!(std::mem::offset_of!(Block, host_fs) == 16);
 const _: () = assert!(std::mem::offset_of!(Block, user_fs) == 24);
 const _: () = assert!(std::mem::offset_of!(Block, host_rsp) == 32);
+const _: () = assert!(std::mem::offset_of!(Block, gate) == 40);
 
 /// A context that starts at `rip` with `rsp`, all else zero, FPU reset.
 #[must_use]
@@ -125,8 +136,9 @@ impl Block {
             sp: base as u64 + 4096,
             flags: 0,
             pad: 0,
-            size: (TRAP_STACK - 4096) as u64,
+            size: (TRAP_STACK - 4096 - gate::XSAVE_ROOM) as u64,
         };
+        let top = stack.sp + stack.size;
         let block = Box::leak(Box::new(Block {
             this: Cell::new(0),
             selector: Cell::new(0),
@@ -134,6 +146,7 @@ impl Block {
             host_fs: Cell::new(0),
             user_fs: Cell::new(0),
             host_rsp: Cell::new(0),
+            gate: Gate::new(top),
             window_mask: Cell::new(SigSet::ALL),
             pending_info: Cell::new(SigInfo([0; 128])),
             owner: Cell::new(std::ptr::null()),
@@ -153,6 +166,12 @@ impl Block {
     /// Sets the program's FS base; in force when the program goes on.
     pub fn set_user_fs(&self, base: u64) {
         self.user_fs.set(base);
+    }
+
+    /// What calls through the gate are answered with.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The pointer given to [`Block::attach`].
@@ -326,12 +345,22 @@ fn exempt_range() -> (usize, usize) {
 }
 
 /// The signal handler. At its start the selector tells where we come from:
-/// 1 the program, 0 our own code.
+/// 1 the program, 0 our own code. The exit of the gate counts as the program
+/// whatever the selector says: the FS base is the program's there and nothing
+/// is left to do. The rip of the interrupted code is at 168 of the context.
 #[unsafe(naked)]
 unsafe extern "C" fn entry() {
     naked_asm!(
         "cmp byte ptr gs:[8], 0",
-        "je 2f",
+        "jne 4f",
+        "mov rax, [rdx + 168]",
+        "lea rcx, [rip + splitkernel_gate_exit]",
+        "cmp rax, rcx",
+        "jb 2f",
+        "lea rcx, [rip + splitkernel_gate_exit_end]",
+        "cmp rax, rcx",
+        "ja 2f",
+        "4:",
         "mov byte ptr gs:[8], 0",
         "rdfsbase rax",
         "mov gs:[24], rax",
@@ -396,7 +425,12 @@ extern "C" fn from_program(signo: i32, info: *const SigInfo, context: *mut UCont
     };
     // SAFETY: the kernel put both on the trap stack for this handler alone.
     let (info, context) = unsafe { (&*info, &mut *context) };
-    hook(signo, info, context) as u64
+    // SAFETY: only attached threads come here.
+    let block = unsafe { &*current() };
+    match block.settle(signo, context) {
+        Some(noted) => hook(noted.signo(), &noted, context) as u64,
+        None => hook(signo, info, context) as u64,
+    }
 }
 
 /// A signal while our own code ran: a fault in `copy`, or an interruption of
@@ -442,7 +476,8 @@ fn die(signo: i32, info: &SigInfo, rip: u64) {
     let _ = signal::set_default(signo, false);
 }
 
-/// The signal that interrupted the last `interruptible` call of this thread.
+/// The signal that interrupted the last `interruptible` call of this thread, or
+/// came while a call through the gate was answered.
 #[must_use]
 pub fn take_pending(block: &Block) -> Option<SigInfo> {
     (block.pending.replace(0) != 0).then(|| block.pending_info.get())

@@ -6,7 +6,7 @@ use crate::image::{elf, stack};
 use crate::kernel;
 use crate::memory::{MapRequest, Memory, Remote, Scratch};
 use crate::stats::{Counters, Registry};
-use crate::task::{Process, run_main};
+use crate::task::{Process, Sites, run_main};
 use crate::trace::Tracer;
 use fabric::{Credential, Peer};
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
@@ -23,6 +23,8 @@ const MOST_STACK: u64 = 64 << 20;
 const LEAST_STACK: u64 = 1 << 20;
 /// Gap between the image's end and the heap.
 const BRK_GAP: u64 = 16 << 20;
+/// In that gap, the stubs of rewritten system calls, where there are any.
+const STUBS_GAP: u64 = 1 << 20;
 
 static STATS: OnceLock<File> = OnceLock::new();
 
@@ -133,14 +135,16 @@ fn become_program(boot: OwnedFd, questions: OwnedFd) -> Result<std::convert::Inf
         storage: &storage,
         memory: &memory,
     };
-    let (image, file) = loader.load(&mut scratch, &counters)?;
+    let (image, file, end) = loader.load(&mut scratch, &counters)?;
     let kernel = kernel::Shared::new(&boot, floor, &credential, &options, places, storage.clone())?;
     let aux = aux(&image);
     let (sp, stack, auxv) = loader.first_stack(&aux, &mut scratch, &counters)?;
     kernel.note_start(auxv, (stack.start().0, stack.end().0 - 1), file);
     let context = host::trap::fresh_context(image.entry.0, sp.0);
     drop(scratch);
-    let process = Process::new(boot.process, memory, registry, kernel);
+    let stubs = UserAddr(end + STUBS_GAP).align_up(PAGE_SIZE);
+    let sites = Sites::new(stubs.filter(|_| boot.spawn.rewrite), floor);
+    let process = Process::new(boot.process, memory, registry, kernel, sites);
     let e = run_main(process, questions, &context);
     Err(no_start(
         125,
@@ -287,7 +291,7 @@ impl Loader<'_> {
         &self,
         me: &mut Scratch,
         counters: &Counters,
-    ) -> Result<(elf::Image, FileRef), NoStart> {
+    ) -> Result<(elf::Image, FileRef, u64), NoStart> {
         let (file, attr) = self.open()?;
         let read = |offset: u64, len: usize| -> Result<Vec<u8>, NoStart> {
             let len = u32::try_from(len).map_err(|e| self.cannot(e))?;
@@ -318,7 +322,7 @@ impl Loader<'_> {
         self.memory
             .set_brk(heap)
             .map_err(|e| self.cannot(format!("its heap: {e}")))?;
-        Ok((image, file))
+        Ok((image, file, end))
     }
 
     /// Maps one segment: the file's part privately, zeros for the rest.

@@ -67,6 +67,8 @@ pub struct Spawn {
     pub umask: u32,
     /// Its cache.
     pub cache: CacheConfig,
+    /// Whether sites of its system calls may be rewritten where they lie.
+    pub rewrite: bool,
 }
 
 /// From `testbed` to a processor component.

@@ -162,6 +162,29 @@ pub(crate) enum Bench {
     /// `--cache` is 100M where nothing else is said, or a share of the
     /// footprint.
     Cache(Box<BenchCacheArgs>),
+    /// What system calls cost natively and on a testbed: a C program, compiled
+    /// here, makes them in turn on both. Figures are medians.
+    Calls(BenchCallsArgs),
+}
+
+/// See [`Bench::Calls`].
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BenchCallsArgs {
+    /// Runs of each, alternating.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) rounds: u16,
+    /// What carries messages and pages between components.
+    #[arg(long, value_enum, default_value_t = Fabric::Auto)]
+    pub(crate) fabric: Fabric,
+    /// Leaves the program's code as it is, as for `testbed run`.
+    #[arg(long)]
+    pub(crate) no_rewrite: bool,
+    /// Ends a run that takes longer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
+    pub(crate) timeout: Duration,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// See [`Bench::Fabric`].
@@ -285,6 +308,11 @@ pub(crate) struct RunArgs {
     /// trace` reads it.
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
+    /// Leaves the program's code as it is. Otherwise system calls that it makes
+    /// often and that can be answered at once (getpid, getppid, gettid, lseek,
+    /// pread of cached data) are changed where they lie into jumps.
+    #[arg(long)]
+    pub(crate) no_rewrite: bool,
     /// Run on this testbed, which `testbed up` brought up, instead of a new one.
     #[arg(long, value_name = "NAME")]
     pub(crate) on: Option<String>,

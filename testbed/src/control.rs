@@ -228,6 +228,7 @@ mod tests {
             cwd: b"/".to_vec(),
             umask: 0o22,
             cache: Default::default(),
+            rewrite: true,
         };
         let file = tempfile::tempfile().unwrap();
         let fds = [file.as_fd(); 3];

@@ -1,5 +1,6 @@
 //! Which program, as a shell would find it, and how it begins.
 
+use crate::cli::RunArgs;
 use proto::process::{CacheConfig, Spawn};
 use rustix::fd::AsRawFd;
 use rustix::fs::{Access, CWD, Mode, OFlags, ResolveFlags, open, openat2};
@@ -100,7 +101,8 @@ impl Search {
 
 impl Found {
     /// How the program begins: with our arguments, environment and mask.
-    pub(crate) fn spawn(self, program: &[OsString], cache: CacheConfig) -> Spawn {
+    pub(crate) fn spawn(self, args: &RunArgs, cache: CacheConfig) -> Spawn {
+        let program = &args.program;
         Spawn {
             program: self.program,
             argv: program
@@ -111,6 +113,7 @@ impl Found {
             cwd: self.directory,
             umask: umask(),
             cache,
+            rewrite: !args.no_rewrite,
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod attrs;
 pub mod copy;
 pub mod dirs;
 pub mod epoll;
+pub mod fast;
 pub mod fds;
 pub mod ids;
 pub mod info;

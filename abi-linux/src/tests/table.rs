@@ -53,6 +53,31 @@ fn a_missing_call_is_told_by_name() {
 }
 
 /// What programs that lock files may rely on.
+const REWRITTEN: &str = "
+## Calls that are rewritten
+
+A system call traps: the kernel sends a signal, and returning from it is another
+call, about 1.8 us in all. For the calls getpid, getppid, gettid, lseek and pread64
+a site of the form `mov eax, number; syscall` (five and two bytes, as C libraries
+compile it) is rewritten after 8 traps: the `mov` becomes a `jmp` to a stub near
+the program, which leads into the personality without the kernel
+(`host/src/trap/gate.rs`). The `syscall` stays. What can't be answered at once (a
+pread of data that is not cached or mapped here, or to a page that is absent)
+traps there as before.
+
+- The program can see the change if it reads its own code, such as to sum it up.
+  `testbed run --no-rewrite` leaves the code as it is.
+- Only code of private file mappings that is executable and not writable is
+  changed, and only the page in the ExCache: evicted code comes back as the file
+  has it, and must trap twice as often before it is rewritten again.
+- Sites that cross a page, and bytes that might be the end of another
+  instruction, are left alone.
+- 64 KiB for the stubs, 1 MiB behind the image, show in `/proc/self/maps` (`---p`)
+  once a site was rewritten. Unmapping, protecting or replacing them is ENOMEM.
+- A signal that comes meanwhile is delivered before or after the call, and its
+  handler sees an address of the program's own code.
+";
+
 const LOCKS: &str = "
 ## Locks of files
 
@@ -106,7 +131,7 @@ fn page() -> String {
     );
     page += "| number | call | support | what differs |\n|---:|---|---|---|\n";
     page += &TABLE.iter().map(row).collect::<String>();
-    page + LOCKS
+    page + REWRITTEN + LOCKS
 }
 
 #[test]

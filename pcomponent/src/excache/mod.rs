@@ -352,6 +352,16 @@ impl ExCache {
         }
     }
 
+    /// Runs `change` if `line` is here and at rest, telling it whether the line
+    /// is dirty, under the set's lock: so nobody evicts it meanwhile.
+    pub fn while_resident<R>(&self, line: LineNo, change: impl FnOnce(bool) -> R) -> Option<R> {
+        let ways = self.lock(self.set_of(line));
+        match ways.state(ways.find(line)?) {
+            State::Resident { dirty } => Some(change(dirty)),
+            _ => None,
+        }
+    }
+
     /// Waits until `line` is not busy, or `limit` has passed (false).
     #[must_use]
     pub fn wait(&self, line: LineNo, limit: Duration) -> bool {

@@ -46,6 +46,21 @@ impl Ahead {
         })
     }
 
+    /// All of `len` bytes from `at` on, if they are buffered. Whoever uses them
+    /// says so with [`Ahead::used`].
+    pub(super) fn buffered(&self, version: u64, at: u64, len: usize) -> Option<&[u8]> {
+        if self.version != version {
+            return None;
+        }
+        let skip = usize::try_from(at.checked_sub(self.start)?).ok()?;
+        self.data.get(skip..skip.checked_add(len)?)
+    }
+
+    /// The reader got everything up to `next`.
+    pub(super) fn used(&mut self, next: u64) {
+        self.next = next;
+    }
+
     /// How much to fetch for a read of `want` bytes at `at`: more than `want`
     /// if it goes on where the last one ended.
     pub(super) fn plan(&mut self, at: u64, want: usize) -> usize {

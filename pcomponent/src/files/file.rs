@@ -3,6 +3,7 @@
 use super::ahead::Ahead;
 use super::inner::{Inner, confused, lock};
 use super::state::FileState;
+use super::window::Window;
 use proto::mem::{FileRef, MemReply, MemRequest};
 use proto::store::{Attr, FileHandle, FileId, StoreRequest};
 use proto::wire::MAX_BULK;
@@ -25,6 +26,7 @@ pub struct RemoteFile {
     pub(super) told: AtomicBool,
     pub(super) telling: Mutex<()>,
     pub(super) ahead: Mutex<Ahead>,
+    pub(super) window: Window,
 }
 
 impl RemoteFile {
@@ -91,6 +93,7 @@ impl RemoteFile {
     }
 
     pub(super) fn fetch(&self, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
+        self.window.fetched();
         let len = len.min(MAX_BULK);
         let file = self.file.clone();
         let request = MemRequest::FileRead {

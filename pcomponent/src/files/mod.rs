@@ -16,6 +16,7 @@ mod inner;
 mod ops;
 mod remote;
 mod state;
+mod window;
 mod wire;
 
 #[cfg(test)]

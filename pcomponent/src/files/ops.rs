@@ -3,9 +3,9 @@
 use super::RemoteFile;
 use crate::kernel::Kernel;
 use abi_linux::kernel::{Entries, FileOps};
-use proto::Errno;
 use proto::mem::FileRef;
 use proto::store::{Attr, FileHandle, Location, SetTime, StatFs, StoreRequest};
+use proto::{Errno, UserAddr};
 
 impl Kernel<'_> {
     /// What the program's shared mappings hold of `file` goes to the file.
@@ -50,7 +50,16 @@ impl FileOps for Kernel<'_> {
 
     fn read_at(&self, file: &RemoteFile, offset: u64, dst: &mut [u8]) -> Result<usize, Errno> {
         self.settle(file);
-        self.shared().files.read_at(file, offset, dst)
+        if let Some(done) = self.read_window(file, offset, dst) {
+            return Ok(done);
+        }
+        let done = self.shared().files.read_at(file, offset, dst)?;
+        self.open_window(file, offset, done);
+        Ok(done)
+    }
+
+    fn read_now(&self, file: &RemoteFile, offset: u64, to: UserAddr, len: usize) -> bool {
+        self.read_at_once(file, offset, to, len)
     }
 
     fn write_at(&self, file: &RemoteFile, offset: u64, src: &[u8]) -> Result<(), Errno> {

@@ -3,6 +3,7 @@
 use super::file::RemoteFile;
 use super::inner::{Inner, confused, lock};
 use super::state::FileState;
+use super::window::Window;
 use super::wire::{Components, Wire};
 use crate::memory::FileHomes;
 use fabric::{Credential, Options, Peer};
@@ -94,6 +95,7 @@ impl RemoteFiles {
             told: AtomicBool::new(false),
             telling: Mutex::default(),
             ahead: Mutex::default(),
+            window: Window::default(),
         };
         if cut && !created && remote.is_regular() {
             self.truncate(&remote, 0)?;

@@ -5,10 +5,26 @@ use crate::memory::MapRequest;
 use abi_linux::kernel::{MemoryOps, MmapRequest};
 use proto::Errno;
 use proto::addr::{UserAddr, UserRange};
-use proto::mem::Prot;
+use proto::mem::{MapFlags, Prot};
+
+impl Kernel<'_> {
+    /// Stubs of rewritten system calls are not the program's to change.
+    fn leave_stubs(&self, range: UserRange) -> Result<(), Errno> {
+        if self.process.sites.touches(range) {
+            Err(Errno::ENOMEM)
+        } else {
+            Ok(())
+        }
+    }
+}
 
 impl MemoryOps for Kernel<'_> {
     fn map(&self, request: &MmapRequest) -> Result<UserAddr, Errno> {
+        if request.flags.has(MapFlags::FIXED)
+            && let Some(range) = UserRange::new(request.addr, request.len)
+        {
+            self.leave_stubs(range)?;
+        }
         let wanted = MapRequest {
             addr: request.addr,
             len: request.len,
@@ -25,11 +41,13 @@ impl MemoryOps for Kernel<'_> {
     }
 
     fn unmap(&self, range: UserRange) -> Result<(), Errno> {
+        self.leave_stubs(range)?;
         let me = &mut self.task.scratch.borrow_mut();
         self.process.memory.unmap(range, me, &self.task.counters)
     }
 
     fn protect(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
+        self.leave_stubs(range)?;
         self.process.memory.protect(range, prot)
     }
 
@@ -40,6 +58,10 @@ impl MemoryOps for Kernel<'_> {
         may_move: bool,
         to: Option<UserAddr>,
     ) -> Result<UserAddr, Errno> {
+        self.leave_stubs(old)?;
+        if let Some(range) = to.and_then(|to| UserRange::new(to, new_len)) {
+            self.leave_stubs(range)?;
+        }
         let me = &mut self.task.scratch.borrow_mut();
         self.process
             .memory
@@ -52,6 +74,7 @@ impl MemoryOps for Kernel<'_> {
     }
 
     fn discard(&self, range: UserRange) -> Result<(), Errno> {
+        self.leave_stubs(range)?;
         let me = &mut self.task.scratch.borrow_mut();
         self.process.memory.discard(range, me, &self.task.counters)
     }

@@ -142,6 +142,7 @@ mod tests {
             cwd: cwd.into(),
             umask: 0o022,
             cache: CacheConfig::default(),
+            rewrite: true,
         };
         String::from_utf8(path::clean(&image_path(&spawn))).unwrap()
     }

@@ -23,11 +23,12 @@ mod ops;
 mod pages;
 mod remote;
 mod stream;
+mod text;
 mod user;
 
 pub(crate) use fault::{Access, FaultEnd};
 pub(crate) use ops::MapRequest;
-pub(crate) use remote::{FileHomes, Remote};
+pub(crate) use remote::{FileHomes, HeldFile, Remote};
 
 use crate::excache::{ExCache, LineNo, Shape, Victim};
 use crate::fatal;
@@ -192,6 +193,11 @@ impl Memory {
         (end.0.min(wanted) - at.0) as usize
     }
 
+    /// Whether a file was ever mapped shared: stores to memory may change it.
+    pub(crate) fn shares_files(&self) -> bool {
+        self.shares_files.load(Ordering::Relaxed)
+    }
+
     fn space_mut(&self) -> RwLockWriteGuard<'_, AddressSpace> {
         self.space.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -267,7 +273,8 @@ impl Memory {
             if let Some((start, _)) = line.split_once('-')
                 && let Ok(start) = u64::from_str_radix(start, 16)
             {
-                ours = start < proto::addr::USER_MAX.0;
+                // The stubs of rewritten calls are ours, at the program's side.
+                ours = start < proto::addr::USER_MAX.0 && start != host::trap::stub_area();
                 continue;
             }
             if let (true, Some(rest)) = (ours, line.strip_prefix("Rss:")) {

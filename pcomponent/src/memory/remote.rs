@@ -209,7 +209,7 @@ impl Remote {
     }
 
     /// The lease of a file's extent that is held already.
-    fn held_file(&self, file: &FileRef, index: u64) -> Option<HeldFile> {
+    pub(crate) fn held_file(&self, file: &FileRef, index: u64) -> Option<HeldFile> {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         files.get(&(file.storage, file.id, index)).copied()
     }

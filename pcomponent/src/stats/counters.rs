@@ -175,6 +175,10 @@ impl Counters {
     pub(crate) fn caught_leaving(&self) {
         add(&self.caught_leaving, 1);
     }
+    /// Where system calls are counted, by number: for the thread alone.
+    pub(crate) fn syscalls(&self) -> &[AtomicU64; SYSCALLS] {
+        &self.syscalls
+    }
     /// A system call was made.
     pub(crate) fn syscall(&self, number: u64) {
         if let Some(n) = self

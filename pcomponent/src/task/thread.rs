@@ -1,8 +1,11 @@
 //! A thread of the program, and the process it belongs to.
 
 use super::deliver::Signals;
+use super::rewrite::{self, Sites};
+use crate::kernel::Kernel;
 use crate::memory::{Memory, Scratch};
 use crate::stats::{Counters, Registry};
+use abi_linux::kernel::ThreadOps;
 use host::signal::{SigInfo, SigSet, StackT, UContext};
 use host::trap::{self, BlockRef};
 use proto::ProcessId;
@@ -22,6 +25,8 @@ pub(crate) struct Process {
     pub memory: Memory,
     /// Its signal dispositions.
     pub signals: Signals,
+    /// The sites of its system calls.
+    pub sites: Sites,
     /// Its counters.
     pub registry: Registry,
     /// Its files and descriptors, and everything else that system calls need.
@@ -148,6 +153,14 @@ impl Task {
         unsafe { self.block.attach(owner) }?;
         trap::mark_attached(true);
         self.block.set_window_mask(self.mask.get());
+        let process = process();
+        if process.sites.is_on() {
+            let kernel = Kernel::new(process, self);
+            let ids = [kernel.pid(), kernel.tid(), kernel.ppid()];
+            // SAFETY: the thread has not entered the program yet; its counters
+            // are its own, and the task keeps them until it has left.
+            unsafe { self.block.gate().open(ids, self.counters.syscalls()) };
+        }
         Ok(())
     }
 
@@ -168,8 +181,10 @@ impl Process {
         memory: Memory,
         registry: Registry,
         kernel: crate::kernel::Shared,
+        sites: Sites,
     ) -> Process {
         Process {
+            sites,
             id,
             memory,
             signals: Signals::new(),
@@ -314,6 +329,7 @@ pub(crate) fn run_main(
     }
     let process = self::process();
     crate::watch::start(process, questions);
+    trap::set_fast(rewrite::answer);
     if let Err(e) = trap::install(super::trap::hook).and_then(|()| process.signals.install()) {
         return e;
     }

@@ -104,6 +104,7 @@ fn syscall(process: &'static Process, task: &Task, context: &mut UContext) -> Ne
         g[reg::R9],
     ];
     task.counters.syscall(number);
+    process.sites.note(process, task, number, context);
     let kernel = Kernel::new(process, task);
     match abi_linux::dispatch(&kernel, number, args) {
         Outcome::Return(value) => set_result(context, value),

@@ -2,6 +2,7 @@
 
 mod cache;
 mod calibrate;
+mod calls;
 mod figures;
 mod links;
 mod measure;
@@ -24,6 +25,7 @@ pub(crate) fn run(what: &Bench) -> Result<Ending> {
         Bench::Calibrate { emulate } => calibrate::run(emulate.as_ref()),
         Bench::Fabric(args) => links::run(args),
         Bench::Cache(args) => cache::run(args),
+        Bench::Calls(args) => calls::run(args),
     }
 }
 

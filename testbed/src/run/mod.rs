@@ -62,7 +62,7 @@ fn run_alone(args: &RunArgs, trace: Option<&TraceFile>, report: Reporter) -> Res
     let cache = shape::config(&args.cache, &defaults).map_err(anyhow::Error::msg)?;
     let root = Root::new(&args.root)?;
     let found = Search::new(root.path(), root.path(), &args.program).run()?;
-    let spawn = found.spawn(&args.program, cache);
+    let spawn = found.spawn(args, cache);
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let plan = Plan::for_run(args, root.path().to_owned());
     let directory = places::run_directory("run")?;
@@ -95,7 +95,7 @@ fn run_on(
     let cache = shape::config(&args.cache, &standing.cache).map_err(anyhow::Error::msg)?;
     let origin = standing.origin.as_ref().unwrap_or(&standing.root);
     let found = standing.find_program(Search::new(&standing.root, origin, &args.program))??;
-    let spawn = found.spawn(&args.program, cache);
+    let spawn = found.spawn(args, cache);
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let place = Place {
         control: standing.place_process()?,

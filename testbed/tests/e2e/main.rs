@@ -16,6 +16,7 @@ mod bench;
 mod binaries;
 mod busybox;
 mod cachebench;
+mod calls;
 mod case;
 mod components;
 mod endings;
