@@ -1,10 +1,12 @@
 //! `testbed bench`: measures the testbed itself.
 
+mod bare;
 mod cache;
 mod calibrate;
 mod figures;
 mod links;
 mod measure;
+mod other;
 mod partner;
 mod perftest;
 
@@ -24,6 +26,7 @@ pub(crate) fn run(what: &Bench) -> Result<Ending> {
         Bench::Calibrate { emulate } => calibrate::run(emulate.as_ref()),
         Bench::Fabric(args) => links::run(args),
         Bench::Cache(args) => cache::run(args),
+        Bench::Answer { listen, key } => other::run(listen, key),
     }
 }
 
