@@ -20,7 +20,7 @@ pub(super) struct Compared {
 }
 
 /// The measurement with this index in all rounds.
-fn rows<'a>(runs: &'a [Run], name: Name, index: usize) -> Vec<&'a Row> {
+fn rows(runs: &[Run], name: Name, index: usize) -> Vec<&Row> {
     let of = runs.iter().filter(|run| run.name == name);
     of.filter_map(|run| run.rows.get(index)).collect()
 }
@@ -60,7 +60,7 @@ pub(super) fn compared(runs: &[Run], with: Name) -> Vec<Compared> {
 
 /// For each measurement, the round in the middle by its mean; of an even
 /// number, the lower of the two.
-pub(super) fn middle<'a>(runs: &'a [Run], name: Name) -> Vec<&'a Row> {
+pub(super) fn middle(runs: &[Run], name: Name) -> Vec<&Row> {
     let most = runs.iter().filter(|run| run.name == name);
     let count = most.map(|run| run.rows.len()).max().unwrap_or(0);
     let of = |index| {

@@ -6,11 +6,13 @@ mod compare;
 mod figures;
 mod rounds;
 mod show;
+mod wire;
 
 use crate::cli::{BenchCacheArgs, CacheArgs};
 use crate::compile::compile;
 use crate::ending::Ending;
 use crate::out::show;
+use crate::plan::Fabric;
 use crate::runner::Runner;
 use crate::shape::{self, CacheSize};
 use crate::sweep::Baseline;
@@ -19,12 +21,13 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use figures::Name;
 use proto::process::CacheConfig;
-use rounds::Way;
+use rounds::{Sitting, Way};
 use serde_json::json;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use wire::Bare;
 
 /// The program: plain C, compiled here.
 const SOURCES: [(&str, &str); 4] = [
@@ -57,8 +60,12 @@ pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
     let program = compile(place.path(), "cachewalk", &SOURCES)?;
     let mut runner = Runner::without_input(args.timeout)?;
     let ways = ways(args, cache, &program, swap);
-    let runs = match rounds::run(&ways, args.runs, &mut runner, place.path())? {
-        Ok(runs) => runs,
+    // An emulated network takes longer than any TCP: there is nothing to compare.
+    let bare = matches!(args.fabric, Fabric::Tcp) && args.emulate.is_none();
+    let bare = bare.then(|| Bare::start(place.path())).transpose()?;
+    let done = rounds::run(&ways, args.runs, bare.as_ref(), &mut runner, place.path())?;
+    let Sitting { runs, pings } = match done {
+        Ok(sitting) => sitting,
         Err(signal) => return Ok(Ending::Signal(signal)),
     };
     if let Some(mut csv) = csv {
@@ -72,11 +79,13 @@ pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
             "cache_bytes": cache,
             "swap": swap_is,
             "comparison": compare::compared(&runs, Name::Swap),
+            "bare_tcp": pings,
             "runs": runs,
         });
         show(&format!("{all:#}\n"))?;
     } else {
         show(&show::text(&runs, swap_is.as_deref()))?;
+        show(&wire::text(&runs, &pings))?;
     }
     Ok(Ending::Exit(0))
 }

@@ -1,6 +1,7 @@
 //! The runs, in turn: what else the machine does meets all alike.
 
 use super::figures::{Name, Run};
+use super::wire::{Bare, Pings};
 use crate::out::{show_error, warn};
 use crate::runner::{Ran, Runner, Waited};
 use crate::sweep::swap::Swap;
@@ -31,15 +32,24 @@ impl Way {
     }
 }
 
+/// What came of all rounds.
+#[derive(Default)]
+pub(super) struct Sitting {
+    pub(super) runs: Vec<Run>,
+    /// A bare ping-pong in each round, where it was asked for.
+    pub(super) pings: Vec<Pings>,
+}
+
 /// All rounds, or the signal that ended them. `place` is a directory that goes
 /// with the programs should we be killed.
 pub(super) fn run(
     ways: &[Way],
     rounds: u32,
+    bare: Option<&Bare>,
     runner: &mut Runner,
     place: &Path,
-) -> Result<Result<Vec<Run>, i32>> {
-    let mut runs = Vec::new();
+) -> Result<Result<Sitting, i32>> {
+    let mut sitting = Sitting::default();
     for round in 1..=rounds {
         for way in ways {
             let of = match rounds {
@@ -48,12 +58,15 @@ pub(super) fn run(
             };
             show_error(&format!("bench cache: measuring ({}{of})\n", way.name()));
             match once(way, round, runner, place)? {
-                Ok(run) => runs.extend(run),
+                Ok(run) => sitting.runs.extend(run),
                 Err(signal) => return Ok(Err(signal)),
             }
         }
+        if let Some(bare) = bare {
+            sitting.pings.push(bare.measure(round)?);
+        }
     }
-    Ok(Ok(runs))
+    Ok(Ok(sitting))
 }
 
 /// One run; `None` of a baseline that did not come off.
