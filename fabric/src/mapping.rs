@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 /// A mapping of the whole of a memfd. Unmapped when dropped.
 #[derive(Debug)]
@@ -167,7 +167,11 @@ pub(crate) fn punch(fd: &OwnedFd, range: &Range<u64>) -> Result<(), Errno> {
         return Ok(());
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(fd, flags, range.start, range.end - range.start)
+    let punched = rustix::fs::fallocate(fd, flags, range.start, range.end - range.start);
+    // Nothing tells the compiler that this call writes to mapped memory: where
+    // all is inlined it gave what had been stored before for what is there now.
+    compiler_fence(Ordering::SeqCst);
+    punched
 }
 
 #[cfg(test)]

@@ -139,21 +139,23 @@ impl Memory {
         })))
     }
 
-    /// Carries out a read of `who`'s, appending to `out`.
+    /// Carries out a read of `who`'s into `out`, from its front.
     pub(crate) fn serve_read(
         &self,
         who: Identity,
         pieces: impl Iterator<Item = Piece>,
-        out: &mut Vec<u8>,
+        mut out: &mut [u8],
     ) -> Result<(), FabricError> {
         let mut held = Vec::new();
         // Locked while copying, so that a revocation waits for us.
         let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner);
         for piece in pieces {
             let (region, offset) = slots.resolve(who, &piece, false, &mut held)?;
-            let begin = out.len();
-            out.resize(begin + piece.len, 0);
-            region.read(offset, &mut out[begin..])?;
+            let (part, rest) = out
+                .split_at_mut_checked(piece.len)
+                .ok_or(FabricError::OutOfBounds)?;
+            region.read(offset, part)?;
+            out = rest;
         }
         Ok(())
     }

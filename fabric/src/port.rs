@@ -121,7 +121,10 @@ struct Session {
     memory: Memory,
     service: Arc<dyn Service>,
     over_unix: bool,
+    /// As long as the longest request so far: after a write-back, requests of a
+    /// few bytes must not cost zeroing all of it at the next one.
     body: Vec<u8>,
+    /// For answers, likewise.
     data: Vec<u8>,
 }
 
@@ -129,12 +132,11 @@ impl Session {
     fn run(&mut self) -> Result<(), FabricError> {
         loop {
             let header = self.stream.header(&Wait::Forever)?;
-            self.body.resize(header.len, 0);
-            let mut body = std::mem::take(&mut self.body);
+            if self.body.len() < header.len {
+                self.body.resize(header.len, 0);
+            }
             let wait = Wait::Until(Deadline::after(LIMIT));
-            let whole = self.stream.fill(&mut body, &wait);
-            self.body = body;
-            whole?;
+            self.stream.fill(&mut self.body[..header.len], &wait)?;
             self.carry_out(header)?;
         }
     }
@@ -143,36 +145,38 @@ impl Session {
         match header.kind {
             Kind::Call => {
                 let responder = Responder::new(self.port.clone(), header.id);
-                self.service.call(self.who, &self.body, responder);
+                let request = &self.body[..header.len];
+                self.service.call(self.who, request, responder);
                 Ok(())
             }
-            Kind::Read => self.read(header.id),
-            Kind::Write => self.write(header.id),
-            Kind::Map if self.over_unix => self.map(header.id),
+            Kind::Read => self.read(header),
+            Kind::Write => self.write(header),
+            Kind::Map if self.over_unix => self.map(header),
             kind => Err(Garbled::Unexpected(kind).by(&self.stream.name)),
         }
     }
 
-    fn read(&mut self, id: u64) -> Result<(), FabricError> {
+    fn read(&mut self, Header { id, len, .. }: Header) -> Result<(), FabricError> {
         let (pieces, total) =
-            decode_read(&self.body).map_err(|garbled| garbled.by(&self.stream.name))?;
-        self.data.clear();
-        self.data.reserve(total);
-        let read = self.memory.serve_read(self.who, pieces, &mut self.data);
-        self.port
-            .put_result(Kind::Data, read.map(|()| &*self.data), id)
+            decode_read(&self.body[..len]).map_err(|garbled| garbled.by(&self.stream.name))?;
+        if self.data.len() < total {
+            self.data.resize(total, 0);
+        }
+        let data = &mut self.data[..total];
+        let read = self.memory.serve_read(self.who, pieces, data);
+        self.port.put_result(Kind::Data, read.map(|()| &*data), id)
     }
 
-    fn write(&mut self, id: u64) -> Result<(), FabricError> {
+    fn write(&mut self, Header { id, len, .. }: Header) -> Result<(), FabricError> {
         let (pieces, data) =
-            decode_write(&self.body).map_err(|garbled| garbled.by(&self.stream.name))?;
+            decode_write(&self.body[..len]).map_err(|garbled| garbled.by(&self.stream.name))?;
         let written = self.memory.serve_write(self.who, pieces, data);
         self.port
             .put_result(Kind::Written, written.map(|()| &[][..]), id)
     }
 
-    fn map(&mut self, id: u64) -> Result<(), FabricError> {
-        let key = decode_key(&self.body).map_err(|garbled| garbled.by(&self.stream.name))?;
+    fn map(&mut self, Header { id, len, .. }: Header) -> Result<(), FabricError> {
+        let key = decode_key(&self.body[..len]).map_err(|garbled| garbled.by(&self.stream.name))?;
         match self.memory.serve_map(self.who, key) {
             Ok((fd, len, writable)) => {
                 let body = encode_mapped(len, writable);

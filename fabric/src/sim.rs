@@ -368,7 +368,7 @@ impl SimLink {
         limit: Duration,
     ) -> Result<(), FabricError> {
         self.cross(limit)?;
-        let mut data = Vec::with_capacity(Segment::total(segments));
+        let mut data = vec![0; Segment::total(segments)];
         let (hub, _) = self.target()?;
         let read = hub.memory.serve_read(self.me, pieces(segments), &mut data);
         self.cross(limit)?;

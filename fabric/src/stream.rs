@@ -133,6 +133,15 @@ pub(crate) fn peer_of(fd: &OwnedFd) -> Peer {
     }
 }
 
+/// Where received bytes go.
+enum Into<'a> {
+    /// To the stream's own buffer.
+    Buffer,
+    There(&'a mut [u8]),
+    /// One behind the other.
+    Both(&'a mut [u8], &'a mut [u8]),
+}
+
 /// The receiving end of a socket.
 pub(crate) struct Stream {
     fd: Arc<OwnedFd>,
@@ -183,8 +192,17 @@ impl Stream {
         std::mem::take(&mut self.descriptors)
     }
 
-    fn receive(&mut self, into: Option<&mut [u8]>, flags: RecvFlags) -> Result<usize, Errno> {
-        let into = into.unwrap_or(&mut self.buffer);
+    fn receive(&mut self, into: &mut Into<'_>, flags: RecvFlags) -> Result<usize, Errno> {
+        let into = match into {
+            Into::Buffer => &mut *self.buffer,
+            Into::There(bytes) => bytes,
+            Into::Both(head, body) => {
+                let mut parts = [IoSliceMut::new(head), IoSliceMut::new(body)];
+                let mut beside = RecvAncillaryBuffer::default();
+                let got = rustix::net::recvmsg(&*self.fd, &mut parts, &mut beside, flags)?;
+                return Ok(got.bytes);
+            }
+        };
         if !self.expects {
             return rustix::net::recv(&*self.fd, into, flags).map(|(_, n)| n);
         }
@@ -201,12 +219,8 @@ impl Stream {
         Ok(got.bytes)
     }
 
-    /// Receives at least a byte, into `into` or else our own buffer.
-    fn receive_some(
-        &mut self,
-        mut into: Option<&mut [u8]>,
-        wait: &Wait,
-    ) -> Result<usize, FabricError> {
+    /// Receives at least a byte.
+    fn receive_some(&mut self, mut into: Into<'_>, wait: &Wait) -> Result<usize, FabricError> {
         let from = match wait {
             Wait::Forever => Peer::Here,
             Wait::Until(_) => self.from,
@@ -221,7 +235,7 @@ impl Stream {
             } else {
                 RecvFlags::DONTWAIT
             };
-            match self.receive(into.as_deref_mut(), flags) {
+            match self.receive(&mut into, flags) {
                 Ok(0) => return Err(FabricError::broken(&self.name, "it hung up")),
                 Ok(n) => {
                     self.spin.end(&attempt);
@@ -248,12 +262,12 @@ impl Stream {
                 self.start += n;
                 into = &mut into[n..];
             } else if into.len() >= DIRECT {
-                let n = self.receive_some(Some(into), wait)?;
+                let n = self.receive_some(Into::There(into), wait)?;
                 into = &mut into[n..];
             } else {
                 self.start = 0;
                 self.end = 0;
-                self.end = self.receive_some(None, wait)?;
+                self.end = self.receive_some(Into::Buffer, wait)?;
             }
         }
         Ok(())
@@ -264,6 +278,26 @@ impl Stream {
         let mut bytes = [0; HEADER];
         self.fill(&mut bytes, wait)?;
         Header::decode(&bytes).map_err(|garbled| garbled.by(&self.name))
+    }
+
+    /// The next frame's header and, straight into `body`, what has come behind
+    /// it: so many bytes. For when that frame is the last that can come, and its
+    /// body belongs there: nothing then passes through our own buffer.
+    pub(crate) fn header_before(
+        &mut self,
+        body: &mut [u8],
+        wait: &Wait,
+    ) -> Result<(Header, usize), FabricError> {
+        if self.start < self.end {
+            return Ok((self.header(wait)?, 0));
+        }
+        let (mut bytes, mut got) = ([0; HEADER], 0);
+        // More than the header ends the loop.
+        while got < HEADER {
+            got += self.receive_some(Into::Both(&mut bytes[got..], body), wait)?;
+        }
+        let header = Header::decode(&bytes).map_err(|garbled| garbled.by(&self.name))?;
+        Ok((header, got - HEADER))
     }
 
     /// Whether the peer still holds its end: reads nothing.

@@ -151,7 +151,8 @@ pub(crate) enum Bench {
     /// Latency and bandwidth of one-sided reads and writes and of calls, by
     /// size, in perftest's terms.
     ///
-    /// Alone, both ends are on this machine. Between two machines, one waits:
+    /// Alone, both ends are on this machine, in two processes; beside tcp, a bare
+    /// ping-pong of 64 bytes and 4 KiB over a socket is measured. Between two machines, one waits:
     /// testbed bench fabric --listen tcp:0.0.0.0:7471 --key FILE, and the
     /// other asks: testbed bench fabric --to tcp:HOST:7471 --key FILE, with the
     /// same key file.
@@ -165,6 +166,14 @@ pub(crate) enum Bench {
     /// What system calls cost natively and on a testbed: a C program, compiled
     /// here, makes them in turn on both. Figures are medians.
     Calls(BenchCallsArgs),
+    /// The answering end of `bench fabric` on one machine; started by it.
+    #[command(hide = true)]
+    Answer {
+        /// An address.
+        listen: String,
+        /// The key of both ends.
+        key: PathBuf,
+    },
 }
 
 /// See [`Bench::Calls`].

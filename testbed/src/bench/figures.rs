@@ -155,7 +155,8 @@ impl Table {
                 "\nTimes are of one operation after the other, until it is complete: of rpc, the \
                  answer of\nthe same size. BW and MsgRate are of {DEPTH} under way together; MB \
                  are 2^20 bytes, as perftest has\nthem. ib_write_lat and ib_send_lat print half a \
-                 ping-pong, ib_read_lat a whole read.\n"
+                 ping-pong, ib_read_lat a whole read.\nbare is \
+                 64 bytes answered by 4 KiB over a TCP socket, without the fabric.\n"
             ))?;
         }
         Ok(Ending::Exit(0))

@@ -1,8 +1,10 @@
 //! `testbed bench fabric`: what one-sided reads, writes and calls cost over a
 //! link, by size. Columns have the names that perftest's users know.
 
-use super::figures::Table;
+use super::bare::{self, How};
+use super::figures::{Figures, Table};
 use super::measure::{Step, What};
+use super::other::Other;
 use super::partner::{Asker, LARGEST, Partner};
 use super::perftest;
 use crate::cli::BenchFabricArgs;
@@ -44,15 +46,29 @@ pub(super) fn run(args: &BenchFabricArgs) -> Result<Ending> {
 fn here(args: &BenchFabricArgs) -> Result<Ending> {
     let place = tempfile::tempdir().context("a directory for the socket")?;
     let key = ClusterKey::generate()?;
+    let file = place.path().join("key");
+    key.save(&file).context("a key for both ends")?;
     let mut table = Table::new(args.json);
     for (n, listen) in args.fabric.bench_addresses(place.path()).iter().enumerate() {
         if n > 0 {
             table.gap()?;
         }
-        let partner = Partner::new(listen, &key)?;
-        measure(&partner.address(), &key, args, &mut table)?;
+        let other = Other::start(listen, &file)?;
+        measure(&other.address, &key, args, &mut table)?;
+        if listen.starts_with("tcp:") {
+            bare(&other, args, &mut table)?;
+        }
     }
     table.end()
+}
+
+/// What tcp itself costs, between the same two processes.
+fn bare(other: &Other, args: &BenchFabricArgs, table: &mut Table) -> Result<()> {
+    for how in How::ALL {
+        let times = bare::ask(other.port, how, args.time)?;
+        table.add(Figures::new("bare", how.name(), bare::ANSWERED, &times))?;
+    }
+    Ok(())
 }
 
 fn key_of(args: &BenchFabricArgs, make: bool) -> Result<ClusterKey> {

@@ -1,11 +1,13 @@
 //! `testbed bench`: measures the testbed itself.
 
+mod bare;
 mod cache;
 mod calibrate;
 mod calls;
 mod figures;
 mod links;
 mod measure;
+mod other;
 mod partner;
 mod perftest;
 
@@ -26,6 +28,7 @@ pub(crate) fn run(what: &Bench) -> Result<Ending> {
         Bench::Fabric(args) => links::run(args),
         Bench::Cache(args) => cache::run(args),
         Bench::Calls(args) => calls::run(args),
+        Bench::Answer { listen, key } => other::run(listen, key),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{CacheArgs, EmulationSpec, parse_seconds};
 use crate::plan::Fabric;
+use crate::sweep::{Baseline, SwapOn};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -55,6 +56,16 @@ pub(crate) struct BenchCacheArgs {
     /// The same natively as well, without a testbed.
     #[arg(long)]
     pub(crate) native: bool,
+    /// Rounds: in each, everything is run once; tables show medians.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) runs: u32,
+    /// What to compare with: the same natively, with as much memory as the
+    /// cache holds, and swap (needs root).
+    #[arg(long, value_enum)]
+    pub(crate) baseline: Option<Baseline>,
+    /// Where that swaps to.
+    #[arg(long, value_enum, default_value_t = SwapOn::Zram, requires = "baseline")]
+    pub(crate) swap: SwapOn,
     /// As JSON, with histograms.
     #[arg(long)]
     pub(crate) json: bool,

@@ -9,16 +9,16 @@ pub(super) const PARTS: [&str; 5] = ["trap", "lookup", "wire", "install", "evict
 
 /// The middle of several values and how far they lie apart.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
-pub(super) struct Spread {
-    pub(super) median: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {
     /// `None` of nothing. Of an even number, the median is the mean of the two
     /// in the middle.
-    pub(super) fn of(values: &[f64]) -> Option<Spread> {
+    pub(crate) fn of(values: &[f64]) -> Option<Spread> {
         let mut sorted = values.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);

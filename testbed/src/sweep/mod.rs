@@ -4,15 +4,15 @@ mod args;
 mod combine;
 mod compare;
 mod csv;
-mod figures;
+pub(crate) mod figures;
 mod machine;
 mod page;
 mod progress;
 mod record;
 mod rounds;
-mod swap;
+pub(crate) mod swap;
 
-pub(crate) use args::SweepArgs;
+pub(crate) use args::{Baseline, SwapOn, SweepArgs};
 
 use crate::ending::Ending;
 use crate::out::{show, warn};
@@ -20,7 +20,6 @@ use crate::plan::Fabric;
 use crate::program::{Search, Unrunnable};
 use crate::runner::Runner;
 use anyhow::{Context, Result, bail};
-use args::Baseline;
 use combine::Series;
 use record::Sweep;
 use rounds::{Lab, Stopped};
@@ -52,7 +51,10 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
     let files = Files::new(&args.out)?;
     let mut runner = Runner::new(args.timeout)?;
     let swap = match args.baseline {
-        Some(Baseline::Swap) => Some(Swap::prepare(args.swap, args.memory, &args.program)?),
+        Some(Baseline::Swap) => {
+            let files = swap::named(&args.program);
+            Some(Swap::prepare(args.swap, args.memory, files)?)
+        }
         None => None,
     };
     let calibration = calibrate(&series, &mut runner)?;

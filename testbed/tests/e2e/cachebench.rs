@@ -2,11 +2,12 @@
 
 use crate::binaries::testbed;
 use crate::leftovers::Home;
-use crate::process::{Ended, Output, run};
+use crate::process::{Ended, Output, Running, run};
 use crate::programs::program;
 use crate::scratch::directory;
+use crate::sweep::{can_swap, groups, swaps};
 use serde_json::Value;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const PATTERNS: [&str; 5] = ["random", "sequential", "strided", "zipf", "chase"];
 const MIXES: [&str; 3] = ["read", "write", "mixed"];
@@ -167,6 +168,77 @@ fn misses_are_those_of_the_measurement() {
     assert!(timed > 0.0);
 }
 
+/// Rounds in turn, and what they come to; where there is no swap to be had, the
+/// refusal says what is missing.
+#[test]
+fn the_testbed_beside_swap() {
+    let home = Home::new();
+    let before = swaps();
+    let mut command = Command::new(testbed());
+    home.mark(&mut command).args(["bench", "cache", "--json"]);
+    command.args([
+        "--footprint",
+        "48M",
+        "--cache",
+        "24M",
+        "--patterns",
+        "random",
+    ]);
+    command.args(["--mix", "read,write", "--runs", "2", "--baseline", "swap"]);
+    let place = directory("cache-");
+    let json = place.path().join("json");
+    command.stdout(std::fs::File::create(&json).unwrap());
+    let mut running = Running::start(command.stdin(Stdio::null()));
+    let number_of_it = running.child().id();
+    let ended = running.wait();
+    let said = String::from_utf8_lossy(&running.stderr()).into_owned();
+    home.expect_empty();
+    assert_eq!(swaps(), before, "{said}");
+    assert_eq!(groups(number_of_it), 0, "{said}");
+    if !can_swap() {
+        eprintln!("SKIPPED: no root, zram or memory cgroups here, so no baseline is tested");
+        assert_eq!(ended, Ended::Exit(125), "{said}");
+        assert!(said.contains("--baseline swap"), "{said}");
+        return;
+    }
+    assert_eq!(ended, Ended::Exit(0), "{said}");
+    let all: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let runs = all["runs"].as_array().unwrap();
+    let order: Vec<String> = runs
+        .iter()
+        .map(|run| format!("{} {}", run["name"].as_str().unwrap(), run["round"]))
+        .collect();
+    assert_eq!(
+        order,
+        ["testbed 1", "swap 1", "testbed 2", "swap 2"],
+        "{said}"
+    );
+    assert!(all["swap"].as_str().unwrap().contains("zram"), "{all}");
+    for run in runs.iter().filter(|run| run["name"] == "swap") {
+        assert!(number(run, "/swap_peak_bytes") > 1e6, "{run}");
+    }
+    let compared = all["comparison"].as_array().unwrap();
+    assert_eq!(compared.len(), 2);
+    for (index, line) in compared.iter().enumerate() {
+        let means = |name: &str| -> Vec<f64> {
+            let of = runs.iter().filter(|run| run["name"] == name);
+            of.map(|run| number(run, &format!("/rows/{index}/mean_ns")))
+                .collect()
+        };
+        let middle = |means: &[f64]| f64::midpoint(means[0], means[1]);
+        let (ours, other) = (middle(&means("testbed")), middle(&means("swap")));
+        assert!(
+            (number(line, "/testbed_ns/median") - ours).abs() < 0.01,
+            "{line}"
+        );
+        assert!(
+            (number(line, "/ratio") - other / ours).abs() < 0.001,
+            "{line}"
+        );
+        assert!(number(line, "/other_ns/min") <= number(line, "/other_ns/max"));
+    }
+}
+
 #[test]
 fn people_get_a_table() {
     let home = Home::new();
@@ -200,6 +272,8 @@ fn what_cannot_be_measured_is_said() {
         (&["--footprint", "1K"], "1MiB"),
         (&["--cache", "4K"], "--cache"),
         (&["--time", "1", "--accesses", "1"], "--accesses"),
+        (&["--runs", "0"], "1..=1000"),
+        (&["--swap", "zram"], "--baseline"),
         (&["--csv", "/nowhere/x.csv"], "/nowhere/x.csv"),
     ] {
         let output = bench(&home, arguments);

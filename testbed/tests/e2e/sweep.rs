@@ -254,7 +254,16 @@ fn what_cannot_be_swept_is_said() {
     assert!(output.stderr_text().contains("static"), "{output:?}");
 }
 
-fn swaps() -> Vec<String> {
+/// What `--baseline swap` needs.
+pub(crate) fn can_swap() -> bool {
+    rustix::process::geteuid().is_root()
+        && Path::new("/sys/class/zram-control").exists()
+        && (Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists()
+            || fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control")
+                .is_ok_and(|given| given.contains("memory")))
+}
+
+pub(crate) fn swaps() -> Vec<String> {
     let text = fs::read_to_string("/proc/swaps").unwrap_or_default();
     let names = text
         .lines()
@@ -262,7 +271,7 @@ fn swaps() -> Vec<String> {
     names.collect()
 }
 
-fn groups(of: u32) -> usize {
+pub(crate) fn groups(of: u32) -> usize {
     let name = format!("splitkernel-sweep-{of}-");
     ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"]
         .iter()
@@ -275,11 +284,7 @@ fn groups(of: u32) -> usize {
 /// what is missing.
 #[test]
 fn a_baseline_leaves_nothing_behind() {
-    let able = rustix::process::geteuid().is_root()
-        && Path::new("/sys/class/zram-control").exists()
-        && (Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists()
-            || fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control")
-                .is_ok_and(|given| given.contains("memory")));
+    let able = can_swap();
     let lab = Lab::new();
     let before = swaps();
     let options = ["--cache", "60%", "--runs", "1", "--baseline", "swap"];

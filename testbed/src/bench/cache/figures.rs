@@ -5,12 +5,36 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
+
+/// Where a run was.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Name {
+    Testbed,
+    Native,
+    Swap,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Name::Testbed => "testbed",
+            Name::Native => "native",
+            Name::Swap => "swap",
+        })
+    }
+}
 
 /// All measurements of one process.
 #[derive(Serialize, Debug)]
 pub(super) struct Run {
-    /// `testbed` or `native`.
-    pub(super) name: &'static str,
+    pub(super) name: Name,
+    /// Counted from 1.
+    pub(super) round: u32,
+    /// Most bytes in swap at one time, of a run with little memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) swap_peak_bytes: Option<u64>,
     /// What reading the clock costs; subtracted from each access.
     pub(super) clock_overhead_ns: f64,
     pub(super) fill_ns: u64,
@@ -87,7 +111,7 @@ pub(super) struct Split {
 
 impl Run {
     /// From the program's output.
-    pub(super) fn of(name: &'static str, said: &Value) -> Result<Run> {
+    pub(super) fn of(name: Name, round: u32, said: &Value) -> Result<Run> {
         let phases = said["phases"].as_array();
         let phases = phases.context("cachewalk printed no phases")?;
         let figure = |key: &str| {
@@ -96,6 +120,8 @@ impl Run {
         };
         Ok(Run {
             name,
+            round,
+            swap_peak_bytes: None,
             clock_overhead_ns: figure("clock_overhead_ns")?,
             fill_ns: figure("fill_ns")? as u64,
             pages: figure("pages")? as u64,
@@ -224,7 +250,7 @@ pub(super) mod tests {
 
     #[test]
     fn counters_are_those_of_the_measurement_alone() {
-        let run = Run::of("testbed", &said()).unwrap();
+        let run = Run::of(Name::Testbed, 1, &said()).unwrap();
         let row = &run.rows[0];
         assert!((row.accesses_per_second - 50_000.0).abs() < 1e-6);
         let misses = row.misses.as_ref().unwrap();
@@ -249,7 +275,7 @@ pub(super) mod tests {
         let mut said = said();
         said["phases"][0]["before"] = Value::Null;
         said["phases"][0]["after"] = Value::Null;
-        let run = Run::of("native", &said).unwrap();
+        let run = Run::of(Name::Native, 1, &said).unwrap();
         assert!(run.rows[0].misses.is_none());
     }
 
@@ -258,7 +284,7 @@ pub(super) mod tests {
         for key in ["phases", "clock_overhead_ns"] {
             let mut said = said();
             said[key] = Value::Null;
-            let why = Run::of("native", &said).unwrap_err();
+            let why = Run::of(Name::Native, 1, &said).unwrap_err();
             assert!(why.to_string().contains(key), "{why}");
         }
     }

@@ -2,24 +2,32 @@
 //! them; on a testbed it reads its own counters before and after each
 //! measurement, so one process and one fill serve them all.
 
+mod compare;
 mod figures;
+mod rounds;
 mod show;
+mod wire;
 
 use crate::cli::{BenchCacheArgs, CacheArgs};
 use crate::compile::compile;
 use crate::ending::Ending;
-use crate::out::{show, show_error};
-use crate::runner::{Ran, Runner, Waited};
+use crate::out::show;
+use crate::plan::Fabric;
+use crate::runner::Runner;
 use crate::shape::{self, CacheSize};
+use crate::sweep::Baseline;
+use crate::sweep::swap::Swap;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use figures::Run;
+use figures::Name;
 use proto::process::CacheConfig;
+use rounds::{Sitting, Way};
 use serde_json::json;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use wire::Bare;
 
 /// The program: plain C, compiled here.
 const SOURCES: [(&str, &str); 4] = [
@@ -43,21 +51,23 @@ pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
     }
     // Before it takes its time: a wrong path costs no run.
     let csv = args.csv.as_deref().map(create).transpose()?;
+    let swap = match args.baseline {
+        Some(Baseline::Swap) => Some(Swap::prepare(args.swap, memory(args), Vec::new())?),
+        None => None,
+    };
+    let swap_is = swap.as_ref().map(Swap::description);
     let place = tempfile::tempdir().context("a directory for the benchmark")?;
     let program = compile(place.path(), "cachewalk", &SOURCES)?;
     let mut runner = Runner::without_input(args.timeout)?;
-    let mut commands = vec![("testbed", on_testbed(args, cache, &program))];
-    if args.native {
-        commands.push(("native", natively(args, cache, &program)));
-    }
-    let mut runs = Vec::new();
-    for (name, mut command) in commands {
-        show_error(&format!("bench cache: measuring ({name})\n"));
-        match runner.run(&mut command, place.path())? {
-            Waited::Interrupted(signal) => return Ok(Ending::Signal(signal)),
-            Waited::Ran(ran) => runs.push(read(name, &ran)?),
-        }
-    }
+    let ways = ways(args, cache, &program, swap);
+    // An emulated network takes longer than any TCP: there is nothing to compare.
+    let bare = matches!(args.fabric, Fabric::Tcp) && args.emulate.is_none();
+    let bare = bare.then(|| Bare::start(place.path())).transpose()?;
+    let done = rounds::run(&ways, args.runs, bare.as_ref(), &mut runner, place.path())?;
+    let Sitting { runs, pings } = match done {
+        Ok(sitting) => sitting,
+        Err(signal) => return Ok(Ending::Signal(signal)),
+    };
     if let Some(mut csv) = csv {
         let path = args.csv.as_deref().unwrap_or(Path::new("")).display();
         let written = csv.write_all(show::csv(&runs).as_bytes());
@@ -67,11 +77,15 @@ pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
         let all = json!({
             "footprint_bytes": args.footprint,
             "cache_bytes": cache,
+            "swap": swap_is,
+            "comparison": compare::compared(&runs, Name::Swap),
+            "bare_tcp": pings,
             "runs": runs,
         });
         show(&format!("{all:#}\n"))?;
     } else {
-        show(&show::text(&runs))?;
+        show(&show::text(&runs, swap_is.as_deref()))?;
+        show(&wire::text(&runs, &pings))?;
     }
     Ok(Ending::Exit(0))
 }
@@ -114,7 +128,7 @@ fn names<T: ValueEnum>(values: &[T]) -> String {
 }
 
 /// What the program is told.
-fn walk(args: &BenchCacheArgs, cache: u64) -> Vec<String> {
+fn walk(args: &BenchCacheArgs, cache: u64) -> Vec<OsString> {
     let threads: Vec<String> = args.threads.iter().map(u16::to_string).collect();
     let warmup = args.warmup.unwrap_or(cache / PAGE);
     let mut all = vec![
@@ -130,54 +144,49 @@ fn walk(args: &BenchCacheArgs, cache: u64) -> Vec<String> {
     all.extend(args.accesses.map(|n| ("--accesses", n.to_string())));
     all.extend(args.time.map(|t| ("--time", t.as_secs_f64().to_string())));
     all.into_iter()
-        .flat_map(|(option, value)| [option.to_owned(), value])
+        .flat_map(|(option, value)| [option.into(), value.into()])
         .collect()
 }
 
+/// What each round consists of.
+fn ways(args: &BenchCacheArgs, cache: u64, program: &Path, swap: Option<Swap>) -> Vec<Way> {
+    let natively = || [vec![program.into()], walk(args, cache)].concat();
+    let mut ways = vec![Way::Testbed(on_testbed(args, cache, natively()))];
+    if args.native {
+        ways.push(Way::Native(natively()));
+    }
+    ways.extend(swap.map(|swap| Way::Swap(swap, cache, natively())));
+    ways
+}
+
+/// Bytes of the memory component, and of swap: a quarter more than the
+/// footprint, the program's own, and what it needs to fill it.
+fn memory(args: &BenchCacheArgs) -> u64 {
+    (args.footprint / 4 * 5 + (256 << 20)).max(4 << 30)
+}
+
 /// The same as a person would do it: `testbed run --cache .. -- cachewalk ..`.
-fn on_testbed(args: &BenchCacheArgs, cache: u64, program: &Path) -> Command {
+fn on_testbed(args: &BenchCacheArgs, cache: u64, program: Vec<OsString>) -> Vec<OsString> {
     let given = &args.cache;
-    // A quarter more than the footprint: the program's own, and what it needs
-    // to fill it.
-    let memory = (args.footprint / 4 * 5 + (256 << 20)).max(4 << 30);
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .args(["run", "--fabric", args.fabric.name()])
-        .args(["--cache", &cache.to_string()])
-        .args(["--memory", &memory.to_string()]);
-    let options = [
+    let mut options = vec![
+        ("--fabric", Some(args.fabric.name().to_owned())),
+        ("--cache", Some(cache.to_string())),
+        ("--memory", Some(memory(args).to_string())),
+    ];
+    options.extend([
         ("--line", given.line.map(|n| n.to_string())),
         ("--ways", given.ways.map(|n| n.to_string())),
         ("--policy", given.policy.map(|policy| names(&[policy]))),
         ("--prefetch", given.prefetch.map(|n| n.to_string())),
         ("--emulate", args.emulate.as_ref().map(|e| e.text.clone())),
-    ];
+    ]);
+    let mut command: Vec<OsString> = vec!["/proc/self/exe".into(), "run".into()];
     for (option, value) in options {
         if let Some(value) = value {
-            command.args([option, &value]);
+            command.extend([option.into(), value.into()]);
         }
     }
-    command.arg("--").arg(program).args(walk(args, cache));
+    command.push("--".into());
+    command.extend(program);
     command
-}
-
-fn natively(args: &BenchCacheArgs, cache: u64, program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.args(walk(args, cache));
-    command
-}
-
-/// What a run printed.
-fn read(name: &'static str, ran: &Ran) -> Result<Run> {
-    if ran.late {
-        bail!("cachewalk ({name}) did not end within --timeout: measure less, or give more");
-    }
-    if ran.paused {
-        bail!("cachewalk ({name}) was stopped meanwhile: its times say nothing");
-    }
-    if !ran.status.success() {
-        bail!("cachewalk failed ({name}): {}", ran.story());
-    }
-    let said = serde_json::from_slice(&ran.stdout).context("what cachewalk printed")?;
-    Run::of(name, &said)
 }

@@ -1,6 +1,8 @@
 //! Tables and comma-separated values.
 
-use super::figures::{Access, Misses, Row, Run};
+use super::compare::{Compared, compared, middle, ratio, spread};
+use super::figures::{Access, Misses, Name, Row, Run};
+use crate::sweep::figures::Spread;
 use crate::table::{bytes, nanoseconds, number, text as table};
 
 const NOTE: &str = "\
@@ -8,25 +10,60 @@ Times are of one access in the program, the clock's own subtracted; MISS columns
 testbed counted meanwhile: time in the handler, and its mean parts. Rates are of all threads\n\
 together.\n";
 
-/// For people.
-pub(super) fn text(runs: &[Run]) -> String {
+/// For people. `swap` is what the baseline swapped to.
+pub(super) fn text(runs: &[Run], swap: Option<&str>) -> String {
     let mut out = String::new();
-    for run in runs {
+    let rounds = runs.iter().map(|run| run.round).max().unwrap_or(1);
+    for name in [Name::Testbed, Name::Native, Name::Swap] {
+        let Some(first) = runs.iter().find(|run| run.name == name) else {
+            continue;
+        };
         out += &format!(
-            "{}: {} filled in {}; reading the clock takes {:.0} ns, which is subtracted\n\n",
-            run.name,
-            bytes(run.pages * proto::PAGE_SIZE),
-            nanoseconds(run.fill_ns),
-            run.clock_overhead_ns
+            "{name}: {} filled in {}; reading the clock takes {:.0} ns, which is subtracted",
+            bytes(first.pages * proto::PAGE_SIZE),
+            nanoseconds(first.fill_ns),
+            first.clock_overhead_ns
         );
-        out += &accesses(run);
-        if run.rows.iter().any(|row| row.misses.is_some()) {
+        out += match rounds {
+            1 => "\n\n",
+            _ => " (round 1; below, the median round of each line)\n\n",
+        };
+        let rows = middle(runs, name);
+        out += &accesses(&rows);
+        if rows.iter().any(|row| row.misses.is_some()) {
             out.push('\n');
-            out += &misses(run);
+            out += &misses(&rows);
         }
         out.push('\n');
     }
-    out + NOTE
+    out += NOTE;
+    if let Some(swap) = swap {
+        out += &comparison(runs, swap, rounds);
+    }
+    out
+}
+
+fn comparison(runs: &[Run], swap: &str, rounds: u32) -> String {
+    let all = compared(runs, Name::Swap);
+    if all.is_empty() {
+        return format!("\nNo baseline with {swap}: no run of it ended well.\n");
+    }
+    let columns = [
+        "PATTERN", "MIX", "THREADS", "TESTBED", "LEAST", "MOST", "SWAP", "LEAST", "MOST", "RATIO",
+    ];
+    let row = |c: &Compared| {
+        let which = vec![c.pattern.clone(), c.mix.clone(), c.threads.to_string()];
+        let spread = |s: &Spread| [s.median, s.min, s.max].map(|ns| number(ns.round() as u64));
+        let ratio = vec![format!("{:.2}", c.ratio)];
+        let (ours, other) = (spread(&c.testbed_ns), spread(&c.other_ns));
+        [which, ours.to_vec(), other.to_vec(), ratio].concat()
+    };
+    let rows = std::iter::once(heading(&columns)).chain(all.iter().map(row));
+    format!(
+        "\nNanoseconds an access, median of {rounds} rounds in turn, and the same program under \
+         swap to\n{swap}:\n\n{}",
+        table(&rows.collect::<Vec<_>>())
+    )
 }
 
 fn heading(names: &[&str]) -> Vec<String> {
@@ -42,27 +79,27 @@ fn time(ns: f64) -> String {
     nanoseconds(ns.round() as u64)
 }
 
-fn accesses(run: &Run) -> String {
+fn accesses(rows: &[&Row]) -> String {
     let columns = [
         "PATTERN", "MIX", "THREADS", "ACCESSES", "A SECOND", "MEAN", "50%", "99%", "99.9%",
         "LONGEST",
     ];
-    let row = |row: &Row| {
+    let row = |row: &&Row| {
         let a = &row.access;
         let times = [a.mean_ns, a.p50_ns, a.p99_ns, a.p999_ns, a.max_ns];
         let counts = [a.accesses, row.accesses_per_second as u64].map(number);
         [which(a), counts.to_vec(), times.map(time).to_vec()].concat()
     };
-    let rows = std::iter::once(heading(&columns)).chain(run.rows.iter().map(row));
+    let rows = std::iter::once(heading(&columns)).chain(rows.iter().map(row));
     table(&rows.collect::<Vec<_>>())
 }
 
-fn misses(run: &Run) -> String {
+fn misses(rows: &[&Row]) -> String {
     let columns = [
         "PATTERN", "MIX", "THREADS", "MISSES", "A SECOND", "MISS", "50%", "99%", "99.9%", "TRAP",
         "LOOKUP", "WIRE", "INSTALL", "EVICT", "REST", "AHEAD", "EVICTED", "DIRTY",
     ];
-    let row = |row: &Row| {
+    let row = |row: &&Row| {
         let m = row.misses.as_ref()?;
         let (l, s) = (&m.miss_ns, &m.miss_split_ns);
         let latency = [l.p50, l.p99, l.p999].map(nanoseconds);
@@ -81,20 +118,22 @@ fn misses(run: &Run) -> String {
         ];
         Some(parts.concat())
     };
-    let rows = std::iter::once(heading(&columns)).chain(run.rows.iter().filter_map(row));
+    let rows = std::iter::once(heading(&columns)).chain(rows.iter().filter_map(row));
     table(&rows.collect::<Vec<_>>())
 }
 
-/// A line for each measurement. What was not counted is left empty.
+/// A line for each measurement of each round. What was not counted is left
+/// empty. The last columns are of all rounds of that place.
 pub(super) fn csv(runs: &[Run]) -> String {
     let mut out = "where,pattern,mix,threads,accesses,wall_ns,accesses_per_second,mean_ns,min_ns,\
                    p50_ns,p90_ns,p99_ns,p999_ns,max_ns,misses,misses_per_second,miss_mean_ns,\
                    miss_p50_ns,miss_p99_ns,miss_p999_ns,miss_max_ns,trap_ns,lookup_ns,wire_ns,\
                    install_ns,evict_ns,rest_ns,fetched_ahead,evicted_clean,evicted_dirty,\
-                   bytes_fetched,bytes_written_back\n"
+                   bytes_fetched,bytes_written_back,round,rounds_median_ns,rounds_least_ns,\
+                   rounds_most_ns,ratio_to_testbed\n"
         .to_owned();
     for run in runs {
-        for row in &run.rows {
+        for (index, row) in run.rows.iter().enumerate() {
             let a = &row.access;
             out += &format!(
                 "{},{},{},{},{},{},{:.1},",
@@ -112,10 +151,26 @@ pub(super) fn csv(runs: &[Run]) -> String {
             out += &times.map(|ns| format!("{ns:.1}")).join(",");
             out.push(',');
             out += &row.misses.as_ref().map_or(",".repeat(17), counted);
+            out += &of_rounds(runs, run, index);
             out.push('\n');
         }
     }
     out
+}
+
+fn of_rounds(runs: &[Run], run: &Run, index: usize) -> String {
+    let Some(s) = spread(runs, run.name, index) else {
+        return format!(",{},,,,", run.round);
+    };
+    let ratio = ratio(runs, run.name, index).map(|ratio| format!("{ratio:.4}"));
+    format!(
+        ",{},{:.1},{:.1},{:.1},{}",
+        run.round,
+        s.median,
+        s.min,
+        s.max,
+        ratio.unwrap_or_default()
+    )
 }
 
 fn counted(m: &Misses) -> String {
@@ -141,36 +196,55 @@ fn counted(m: &Misses) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::tests::said;
+    use super::super::compare::tests::rounds;
     use super::*;
-    use serde_json::Value;
 
     fn runs() -> Vec<Run> {
-        let mut native = said();
-        native["phases"][0]["after"] = Value::Null;
-        let of = |name, said| Run::of(name, &said).unwrap();
-        vec![of("testbed", said()), of("native", native)]
+        rounds(&[
+            (Name::Testbed, &[900.0, 1100.0]),
+            (Name::Native, &[1.0, 1.0]),
+            (Name::Swap, &[3000.0, 5000.0]),
+        ])
     }
 
     #[test]
     fn lines_have_a_value_or_none_for_each_column() {
         let text = csv(&runs());
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 3);
+        assert_eq!(lines.len(), 1 + 6);
         let columns: Vec<usize> = lines.iter().map(|l| l.split(',').count()).collect();
-        assert_eq!(columns, [32, 32, 32], "{text}");
+        assert!(columns.iter().all(|n| *n == 37), "{columns:?} {text}");
         assert!(lines[1].starts_with("testbed,random,read,2,50,1000000,50000.0,900.0,"));
-        assert!(lines[2].ends_with(",,,"), "{text}");
+        assert!(
+            lines[2].ends_with(",2,1000.0,900.0,1100.0,1.0000"),
+            "{text}"
+        );
+        assert!(lines[6].starts_with("swap,"), "{text}");
+        assert!(
+            lines[6].ends_with(",,,2,4000.0,3000.0,5000.0,4.0000"),
+            "{text}"
+        );
     }
 
     #[test]
     fn the_table_shows_times_and_misses() {
-        let text = text(&runs());
+        let text = text(&runs()[..1], None);
         assert!(
             text.contains("random   read  2        50        50,000    900 ns"),
             "{text}"
         );
         assert!(text.contains("22,000"), "{text}");
         assert_eq!(text.matches("LOOKUP").count(), 1, "{text}");
+        assert!(!text.contains("RATIO"), "{text}");
+    }
+
+    #[test]
+    fn the_comparison_shows_medians_and_their_ratio() {
+        let all = text(&runs(), Some("zram (lz4)"));
+        let line = "random   read  2        1,000    900    1,100  4,000  3,000  5,000  4.00";
+        assert!(all.contains(line), "{all}");
+        assert!(all.contains("median of 2 rounds") && all.contains("zram (lz4)"));
+        let without = text(&runs()[..4], Some("zram (lz4)"));
+        assert!(without.contains("No baseline"), "{without}");
     }
 }

@@ -31,7 +31,7 @@ const JOIN: &str = "echo $$ >\"$0\" && exec \"$@\"";
 const READ: &str = "echo $$ >\"$0\" && exec cat -- \"$@\" >/dev/null";
 
 /// Where programs are run with little memory.
-pub(super) struct Swap {
+pub(crate) struct Swap {
     hierarchy: Hierarchy,
     zram: Option<Zram>,
     /// What the program reads, as far as its command line tells.
@@ -39,19 +39,27 @@ pub(super) struct Swap {
 }
 
 /// A run with little memory.
-pub(super) struct Swapped {
-    pub(super) ran: Ran,
+pub(crate) struct Swapped {
+    pub(crate) ran: Ran,
     /// Processes that the kernel killed for want of memory.
-    pub(super) kills: u64,
+    pub(crate) kills: u64,
     /// Most bytes in swap at one time, as far as readings every 2 ms show.
-    pub(super) peak: u64,
+    pub(crate) peak: u64,
+}
+
+/// Files that a command line names, and standard input if it is one.
+pub(crate) fn named(program: &[OsString]) -> Vec<PathBuf> {
+    let stdin = std::fs::read_link("/proc/self/fd/0").ok();
+    let named = program.iter().skip(1).map(PathBuf::from).chain(stdin);
+    named.filter(|path| path.is_file()).collect()
 }
 
 impl Swap {
     /// Makes what is needed, or says what is missing and how to get it.
     ///
-    /// `size` is the bytes of swap, where a device is made for it.
-    pub(super) fn prepare(on: SwapOn, size: u64, program: &[OsString]) -> Result<Swap> {
+    /// `size` is the bytes of swap, where a device is made for it; `files` is
+    /// what programs will read.
+    pub(crate) fn prepare(on: SwapOn, size: u64, files: Vec<PathBuf>) -> Result<Swap> {
         let hierarchy = Hierarchy::find()?;
         // A limit that it can't have is found out now, not after an hour.
         hierarchy.group()?.limit(size)?;
@@ -65,9 +73,6 @@ impl Swap {
                 None
             }
         };
-        let stdin = std::fs::read_link("/proc/self/fd/0").ok();
-        let named = program.iter().skip(1).map(PathBuf::from).chain(stdin);
-        let files = named.filter(|path| path.is_file()).collect();
         Ok(Swap {
             hierarchy,
             zram,
@@ -76,16 +81,23 @@ impl Swap {
     }
 
     /// What it swaps to, in words.
-    pub(super) fn description(&self) -> String {
-        match &self.zram {
-            Some(zram) => format!("zram ({}), cgroup {}", zram.algorithm, self.hierarchy),
-            None => format!("existing swap, cgroup {}", self.hierarchy),
-        }
+    pub(crate) fn description(&self) -> String {
+        let to = match &self.zram {
+            Some(zram) => format!("zram ({})", zram.algorithm),
+            None => "existing swap".to_owned(),
+        };
+        // Pages that one fault reads ahead: 2 to the power of it.
+        let ahead = std::fs::read_to_string("/proc/sys/vm/page-cluster").unwrap_or_default();
+        format!(
+            "{to}, cgroup {}, page-cluster {}",
+            self.hierarchy,
+            ahead.trim()
+        )
     }
 
     /// Runs the program with `limit` bytes of memory. `None` where a signal
     /// to us ended it.
-    pub(super) fn run(
+    pub(crate) fn run(
         &self,
         program: &[OsString],
         limit: u64,
