@@ -48,5 +48,5 @@ pub use emulate::{Calibration, Emulation, calibrate};
 pub use error::FabricError;
 pub use link::{Backend, BackendChoice, MOST_POSTED, MOST_SEGMENTS, Segment, Ticket, Work};
 pub use memory::{Access, Memory, Region};
-pub use peer::{Peer, PeerGuard};
+pub use peer::{Kept, Peer, PeerGuard};
 pub use server::{Responder, Server, Service};

@@ -27,6 +27,45 @@ struct Inner {
     idle: Mutex<Vec<Connection>>,
 }
 
+/// A connection that its holder keeps between uses, for a thread that uses one
+/// all the time: to take it costs no lock. Back to the pool when dropped, if it
+/// is sound.
+pub struct Kept {
+    peer: Peer,
+    connection: Option<Connection>,
+}
+
+impl Kept {
+    /// Nothing is taken from the pool yet.
+    #[must_use]
+    pub fn new(peer: &Peer) -> Kept {
+        Kept {
+            peer: peer.clone(),
+            connection: None,
+        }
+    }
+
+    /// The connection, as [`Peer::get`] hands it out.
+    ///
+    /// # Errors
+    /// As for [`Peer::get`].
+    pub fn get(&mut self) -> Result<&mut Connection, FabricError> {
+        let sound = |c: &mut Connection| !c.is_broken() && (c.unseen_for() < FRESH || c.is_open());
+        let mut kept = self.connection.take();
+        let connection = match kept.take_if(|c| sound(c)) {
+            Some(connection) => connection,
+            None => self.peer.take()?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        give_back(&self.peer.0, self.connection.take());
+    }
+}
+
 /// A connection of one thread's, for a while. Back to the pool when dropped,
 /// if it is sound.
 pub struct PeerGuard<'a> {
@@ -62,24 +101,25 @@ impl Peer {
     /// # Errors
     /// As for [`Connection::open`].
     pub fn get(&self) -> Result<PeerGuard<'_>, FabricError> {
+        let connection = Some(self.take()?);
+        Ok(PeerGuard {
+            peer: &self.0,
+            connection,
+        })
+    }
+
+    fn take(&self) -> Result<Connection, FabricError> {
         let peer = &*self.0;
         loop {
             let idle = lock(&peer.idle).pop();
             let Some(mut connection) = idle else { break };
             if connection.unseen_for() < FRESH || connection.is_open() {
-                return Ok(PeerGuard {
-                    peer,
-                    connection: Some(connection),
-                });
+                return Ok(connection);
             }
         }
         let addrs = lock(&peer.addrs).clone();
         let wire = peer.wire.as_ref();
-        let connection = Connection::open_over(&addrs, &peer.credential, &peer.options, wire)?;
-        Ok(PeerGuard {
-            peer,
-            connection: Some(connection),
-        })
+        Connection::open_over(&addrs, &peer.credential, &peer.options, wire)
     }
 
     /// Asks over any connection. A request is not repeated when its
@@ -118,11 +158,15 @@ impl DerefMut for PeerGuard<'_> {
 
 impl Drop for PeerGuard<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take().filter(|c| !c.is_broken()) {
-            let mut idle = lock(&self.peer.idle);
-            if idle.len() < MOST_IDLE {
-                idle.push(connection);
-            }
+        give_back(self.peer, self.connection.take());
+    }
+}
+
+fn give_back(peer: &Inner, connection: Option<Connection>) {
+    if let Some(connection) = connection.filter(|c| !c.is_broken()) {
+        let mut idle = lock(&peer.idle);
+        if idle.len() < MOST_IDLE {
+            idle.push(connection);
         }
     }
 }

@@ -76,11 +76,14 @@ impl Registry {
         let mut stats = Stats::default();
         let mut latency = latency::histogram();
         let (mut split, mut total) = ([0u64; 4], 0);
+        let mut one_sided = [0; 2];
         for c in all.iter() {
             count_misses(&mut stats.misses, c);
             let (fetched, written_back) = c.bytes();
             stats.bytes.fetched += fetched;
             stats.bytes.written_back += written_back;
+            one_sided[0] += get(&c.reads);
+            one_sided[1] += get(&c.writes);
             stats.evictions.clean += get(&c.clean);
             stats.evictions.dirty += get(&c.dirty);
             stats.prefetch.lines += get(&c.prefetched);
@@ -98,6 +101,9 @@ impl Registry {
             total += c.latency.add_to(&mut latency);
         }
         drop(all);
+        for (kind, n) in ["READ", "WRITE"].into_iter().zip(one_sided) {
+            stats.messages.insert(kind.to_owned(), n);
+        }
         stats.zero_fills = stats.misses.zero_fill;
         stats.prefetched_lines = stats.prefetch.lines;
         stats.seen_hits = stats.misses.write_protect + stats.misses.joined;

@@ -228,10 +228,17 @@ impl ExCache {
     /// Lines that hold, or are about to hold, host memory: now and at most.
     #[must_use]
     pub fn occupancy(&self) -> (u64, u64) {
-        (
-            self.resident.load(Ordering::Relaxed),
-            self.peak.load(Ordering::Relaxed),
-        )
+        let now = self.resident.load(Ordering::Relaxed);
+        self.note(now);
+        (now, self.peak.load(Ordering::Relaxed))
+    }
+
+    /// There were so many lines. Asked before each that goes, and when somebody
+    /// looks: in between the number only rises, so no peak is missed.
+    fn note(&self, lines: u64) {
+        if lines > self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(lines, Ordering::Relaxed);
+        }
     }
 
     /// How often the policy chose a line and gave it a second round instead.
@@ -275,8 +282,7 @@ impl ExCache {
             None => match ways.claim(line) {
                 Some(way) => {
                     self.low.took(set, ways.free());
-                    let now = self.resident.fetch_add(1, Ordering::Relaxed) + 1;
-                    self.peak.fetch_max(now, Ordering::Relaxed);
+                    self.resident.fetch_add(1, Ordering::Relaxed);
                     Begin::Fetch(Self::slot(set, way))
                 }
                 None => Begin::Full,
@@ -316,7 +322,8 @@ impl ExCache {
         let mut ways = self.lock(slot.set as usize);
         ways.release(slot.way as usize);
         self.low.gave(slot.set as usize, ways.free());
-        self.resident.fetch_sub(1, Ordering::Relaxed);
+        let before = self.resident.fetch_sub(1, Ordering::Relaxed);
+        self.note(before);
         self.wake(slot.set as usize, ways);
     }
 

@@ -18,7 +18,7 @@
 //! next store to one faults and has that lifted
 //! ([`Memory::let_writes_through`]), whether the line is clean or dirty.
 
-use super::remote::within;
+use super::remote::{Links, within};
 use super::{BATCH_BYTES, BATCH_LINES, BUSY_LIMIT, Memory, Scratch, stuck};
 use crate::excache::{Batch, Dirty, LineNo, Victim};
 use crate::fatal;
@@ -303,7 +303,7 @@ impl Memory {
         for _ in 0..8 {
             let mut written: Vec<(Arc<FileRef>, u64)> = Vec::new();
             let targets: Vec<Target> = pages.iter().map(|p| self.target(p, &mut written)).collect();
-            let placed = match self.place(pages, &targets, counters) {
+            let placed = match self.place(pages, &targets, &mut me.links, counters) {
                 Some(placed) => placed,
                 None => self.transmit(pages, &targets, me, counters),
             };
@@ -320,12 +320,18 @@ impl Memory {
 
     /// Copies pages straight into the memory components' frames. `None` where
     /// those are not mapped here; `Some(false)`: a lease is void.
-    fn place(&self, pages: &[Page<'_>], targets: &[Target], counters: &Counters) -> Option<bool> {
+    fn place(
+        &self,
+        pages: &[Page<'_>],
+        targets: &[Target],
+        links: &mut Links,
+        counters: &Counters,
+    ) -> Option<bool> {
         let mut from = 0;
         while let Some(&(node, _)) = targets.get(from) {
             let run = targets[from..].iter().take_while(|t| t.0 == node).count();
             let mut mapped = true;
-            let sound = self.remote.transfer(node, |connection| {
+            let sound = self.remote.transfer_over(links, node, |connection| {
                 for (page, (_, at)) in pages[from..].iter().zip(&targets[from..from + run]) {
                     let Some(frame) = connection.mapped_mut(*at, PAGE) else {
                         mapped = false;
@@ -352,7 +358,6 @@ impl Memory {
             counters.wrote_to(node, run as u64 * PAGE_SIZE);
             from += run;
         }
-        self.remote.count_mapped_write();
         Some(true)
     }
 
@@ -441,7 +446,8 @@ impl Memory {
                 }
                 *n != node
             });
-            if !self.remote.write(node, &me.posted, &me.buffer[..len]) {
+            let src = &me.buffer[..len];
+            if !self.remote.write(&mut me.links, node, &me.posted, src) {
                 return false;
             }
             counters.wrote_to(node, Segment::total(&me.posted) as u64);

@@ -2,7 +2,7 @@
 //! how they get into the program's pages.
 
 use super::fault::Access;
-use super::remote::within;
+use super::remote::{Links, within};
 use super::{Memory, Scratch};
 use crate::fatal;
 use crate::stats::{Counters, Split};
@@ -121,7 +121,7 @@ impl Memory {
         }
         let write = access == Access::Write;
         if let [piece] = me.pieces[..]
-            && let Some(valid) = self.fill_mapped(piece, !write, split, counters)
+            && let Some(valid) = self.fill_mapped(piece, !write, &mut me.links, split, counters)
         {
             return valid.then_some(write);
         }
@@ -144,6 +144,7 @@ impl Memory {
         &self,
         piece: Piece,
         protect: bool,
+        links: &mut Links,
         split: &mut Split,
         counters: &Counters,
     ) -> Option<bool> {
@@ -153,7 +154,7 @@ impl Memory {
         let before = clock::now();
         let mut done = None;
         let len = piece.len;
-        let sound = self.remote.transfer(node, |connection| {
+        let sound = self.remote.transfer_over(links, node, |connection| {
             let Some(src) = connection.mapped(at, len as usize) else {
                 return Ok(());
             };
@@ -173,7 +174,6 @@ impl Memory {
         }
         match done {
             Some(true) => {
-                self.remote.count_mapped_read();
                 counters.fetched(len);
                 counters.read_from(node, len);
                 split.install += clock::now().since(before);
@@ -229,7 +229,8 @@ impl Memory {
                 }
                 *n != node
             });
-            if !self.remote.read(node, &me.posted, &mut me.buffer[..len]) {
+            let dst = &mut me.buffer[..len];
+            if !self.remote.read(&mut me.links, node, &me.posted, dst) {
                 return None;
             }
             counters.read_from(node, Segment::total(&me.posted) as u64);

@@ -9,7 +9,8 @@
 //!    in the order home made them.
 //! 2. `space`: shared by every miss from look-up to install, exclusive while a
 //!    change is applied here. So a miss never sees half a change, and under
-//!    the exclusive lock no line is busy.
+//!    the exclusive lock no line is busy. Its readers count themselves in
+//!    different cache lines: two threads that miss do not meet here.
 //! 3. The cache's set locks (leaves; see [`crate::excache`]).
 //! 4. Lease tables (leaves).
 //!
@@ -34,6 +35,7 @@ use crate::excache::{ExCache, LineNo, Shape, Victim};
 use crate::fatal;
 use crate::stats::{Cause, Stats};
 use aspace::AddressSpace;
+use crossbeam_utils::sync::{ShardedLock, ShardedLockReadGuard, ShardedLockWriteGuard};
 use fabric::Segment;
 use host::mapping::{Dropper, Span};
 use host::uffd::{Features, Uffd};
@@ -43,7 +45,7 @@ use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::process::CacheConfig;
 use proto::stats::ProgramCounters;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A busy line is let go of within its owner's fabric deadlines; longer means
@@ -57,7 +59,7 @@ const BATCH_LINES: usize = 64;
 /// See the module.
 pub(crate) struct Memory {
     changes: Mutex<Vec<proto::mem::SpaceOp>>,
-    space: RwLock<AddressSpace>,
+    space: ShardedLock<AddressSpace>,
     pages: PageTable,
     cache: ExCache,
     uffd: Uffd,
@@ -77,6 +79,7 @@ pub(crate) struct Scratch {
     posted: Vec<Segment>,
     victims: Vec<Victim>,
     spans: Vec<Span>,
+    links: remote::Links,
     streams: stream::Streams,
     pieces: Vec<fill::Piece>,
     run: Vec<crate::excache::Slot>,
@@ -103,7 +106,7 @@ impl Memory {
             .map_err(|e| format!("userfaultfd in SIGBUS mode: {e} (see `testbed doctor`)"))?;
         Ok(Memory {
             changes: Mutex::new(Vec::new()),
-            space: RwLock::new(AddressSpace::new()),
+            space: ShardedLock::new(AddressSpace::new()),
             pages: PageTable::new(),
             cache: ExCache::new(shape, config.policy),
             uffd,
@@ -128,6 +131,7 @@ impl Memory {
             posted: Vec::new(),
             victims: Vec::new(),
             spans: Vec::new(),
+            links: remote::Links::default(),
             streams: stream::Streams::new(u32::try_from(most).unwrap_or(0)),
             pieces: Vec::new(),
             run: Vec::new(),
@@ -152,7 +156,7 @@ impl Memory {
     }
 
     /// The address space as it is, for look-ups.
-    pub(crate) fn space(&self) -> RwLockReadGuard<'_, AddressSpace> {
+    pub(crate) fn space(&self) -> ShardedLockReadGuard<'_, AddressSpace> {
         self.space.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,7 +202,7 @@ impl Memory {
         self.shares_files.load(Ordering::Relaxed)
     }
 
-    fn space_mut(&self) -> RwLockWriteGuard<'_, AddressSpace> {
+    fn space_mut(&self) -> ShardedLockWriteGuard<'_, AddressSpace> {
         self.space.write().unwrap_or_else(PoisonError::into_inner)
     }
 

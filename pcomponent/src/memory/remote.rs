@@ -9,7 +9,7 @@
 use super::pages::{Extent, Held};
 use crate::fatal;
 use crate::stats::Moved;
-use fabric::{Connection, Credential, FabricError, Options, Peer, Segment};
+use fabric::{Connection, Credential, FabricError, Kept, Options, Peer, Segment};
 use proto::addr::{EXTENT_SIZE, RemoteAddr, UserAddr};
 use proto::gmm::NodeInfo;
 use proto::mem::{FileLease, FileRef, MemReply, MemRequest, SpaceDone, SpaceOp};
@@ -17,7 +17,7 @@ use proto::stats::LinkCounters;
 use proto::store::FileId;
 use proto::{Errno, NodeId, VRegionId};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A memory component.
@@ -51,6 +51,18 @@ pub(crate) struct HeldFile {
 
 type FileKey = (NodeId, FileId, u64);
 
+/// Threads that may keep connections of their own; more share the pool's. A
+/// component serves some thousands in all.
+const MOST_KEEPERS: u32 = 64;
+
+/// The connections that one thread keeps: a miss then takes no lock that
+/// others take, and asks nothing twice.
+#[derive(Default)]
+pub(crate) struct Links {
+    kept: Vec<(NodeId, Arc<Node>, Kept)>,
+    refused: bool,
+}
+
 /// See the module.
 pub(crate) struct Remote {
     home: Arc<Node>,
@@ -60,15 +72,8 @@ pub(crate) struct Remote {
     owners: RwLock<HashMap<VRegionId, NodeId>>,
     files: RwLock<HashMap<FileKey, HeldFile>>,
     homes: Arc<dyn FileHomes>,
-    sent: Sent,
-}
-
-/// Messages and one-sided operations sent, by kind.
-#[derive(Default)]
-struct Sent {
-    messages: Mutex<BTreeMap<(&'static str, NodeId), u64>>,
-    reads: AtomicU64,
-    writes: AtomicU64,
+    sent: Mutex<BTreeMap<(&'static str, NodeId), u64>>,
+    keepers: AtomicU32,
 }
 
 fn kind(request: &MemRequest) -> &'static str {
@@ -104,7 +109,8 @@ impl Remote {
             owners: RwLock::default(),
             files: RwLock::default(),
             homes,
-            sent: Sent::default(),
+            sent: Mutex::default(),
+            keepers: AtomicU32::new(0),
         }
     }
 
@@ -135,11 +141,7 @@ impl Remote {
 
     /// Asks a memory component; a fabric error ends the process.
     pub(crate) fn ask(&self, node: &Node, request: &MemRequest) -> MemReply {
-        let mut sent = self
-            .sent
-            .messages
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         *sent.entry((kind(request), node.id)).or_default() += 1;
         drop(sent);
         match node.peer.ask(request) {
@@ -338,30 +340,43 @@ impl Remote {
         transfer: impl FnOnce(&mut Connection) -> Result<(), FabricError>,
     ) -> bool {
         let node = self.node(id);
-        let result = node
-            .peer
-            .get()
-            .and_then(|mut connection| transfer(&mut connection));
-        match result {
-            Ok(()) => true,
-            Err(FabricError::BadKey) => false,
-            Err(e) => fatal::component_lost(&node.name, &e),
+        let connection = node.peer.get();
+        ended(&node, connection.and_then(|mut c| transfer(&mut c)))
+    }
+
+    /// The same over the connection that the calling thread keeps.
+    pub(super) fn transfer_over(
+        &self,
+        links: &mut Links,
+        id: NodeId,
+        transfer: impl FnOnce(&mut Connection) -> Result<(), FabricError>,
+    ) -> bool {
+        let at = match links.kept.iter().position(|(node, ..)| *node == id) {
+            Some(at) => at,
+            None if self.may_keep(links) => {
+                let node = self.node(id);
+                let kept = Kept::new(&node.peer);
+                links.kept.push((id, node, kept));
+                links.kept.len() - 1
+            }
+            None => return self.transfer(id, transfer),
+        };
+        let (_, node, kept) = &mut links.kept[at];
+        ended(node, kept.get().and_then(transfer))
+    }
+
+    fn may_keep(&self, links: &mut Links) -> bool {
+        if links.kept.is_empty() && !links.refused {
+            links.refused = self.keepers.fetch_add(1, Ordering::Relaxed) >= MOST_KEEPERS;
         }
+        !links.refused
     }
 
     /// Adds what was sent to `messages`.
     pub(crate) fn report(&self, messages: &mut BTreeMap<String, u64>) {
-        let sent = self
-            .sent
-            .messages
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         for ((kind, _), n) in sent.iter() {
             *messages.entry((*kind).to_string()).or_default() += n;
-        }
-        let one_sided = [("READ", &self.sent.reads), ("WRITE", &self.sent.writes)];
-        for (kind, n) in one_sided {
-            messages.insert(kind.to_string(), n.load(Ordering::Relaxed));
         }
     }
 
@@ -369,7 +384,7 @@ impl Remote {
     /// requests that were sent.
     pub(crate) fn links(&self, mut moved: BTreeMap<NodeId, Moved>) -> Vec<LinkCounters> {
         // Copied, so that no request of the program's waits for what follows.
-        let sent = self.sent.messages.lock();
+        let sent = self.sent.lock();
         let sent = sent.unwrap_or_else(PoisonError::into_inner).clone();
         for ((_, node), n) in &sent {
             moved.entry(*node).or_default().messages += n;
@@ -384,25 +399,34 @@ impl Remote {
     }
 
     /// Reads `segments` from `id` into `dst`; false as for [`Remote::transfer`].
-    pub(crate) fn read(&self, id: NodeId, segments: &[Segment], dst: &mut [u8]) -> bool {
-        self.sent.reads.fetch_add(1, Ordering::Relaxed);
-        self.transfer(id, |c| c.read(segments, dst))
-    }
-
-    /// Counts a write that needed no transfer.
-    pub(crate) fn count_mapped_write(&self) {
-        self.sent.writes.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a read that needed no transfer: the frames are mapped here.
-    pub(crate) fn count_mapped_read(&self) {
-        self.sent.reads.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn read(
+        &self,
+        links: &mut Links,
+        id: NodeId,
+        segments: &[Segment],
+        dst: &mut [u8],
+    ) -> bool {
+        self.transfer_over(links, id, |c| c.read(segments, dst))
     }
 
     /// Writes `segments` of `src` to `id`; false as for [`Remote::transfer`].
-    pub(crate) fn write(&self, id: NodeId, segments: &[Segment], src: &[u8]) -> bool {
-        self.sent.writes.fetch_add(1, Ordering::Relaxed);
-        self.transfer(id, |c| c.write(segments, src))
+    pub(super) fn write(
+        &self,
+        links: &mut Links,
+        id: NodeId,
+        segments: &[Segment],
+        src: &[u8],
+    ) -> bool {
+        self.transfer_over(links, id, |c| c.write(segments, src))
+    }
+}
+
+/// Whether a transfer was done; a component that is lost ends the process.
+fn ended(node: &Node, result: Result<(), FabricError>) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(FabricError::BadKey) => false,
+        Err(e) => fatal::component_lost(&node.name, &e),
     }
 }
 

@@ -63,6 +63,8 @@ pub(crate) struct Counters {
     causes: [AtomicU64; CAUSES],
     fetched: AtomicU64,
     written_back: AtomicU64,
+    pub(super) reads: AtomicU64,
+    pub(super) writes: AtomicU64,
     pub(super) clean: AtomicU64,
     pub(super) dirty: AtomicU64,
     pub(super) prefetched: AtomicU64,
@@ -95,6 +97,8 @@ impl Counters {
             causes: Default::default(),
             fetched: AtomicU64::default(),
             written_back: AtomicU64::default(),
+            reads: AtomicU64::default(),
+            writes: AtomicU64::default(),
             clean: AtomicU64::default(),
             dirty: AtomicU64::default(),
             prefetched: AtomicU64::default(),
@@ -150,10 +154,12 @@ impl Counters {
     }
     /// One operation read so many bytes of a memory component.
     pub(crate) fn read_from(&self, node: NodeId, bytes: u64) {
+        add(&self.reads, 1);
         self.links.add(node, bytes, 0);
     }
     /// One operation wrote so many bytes to a memory component.
     pub(crate) fn wrote_to(&self, node: NodeId, bytes: u64) {
+        add(&self.writes, 1);
         self.links.add(node, 0, bytes);
     }
     /// Lines were evicted.
