@@ -187,7 +187,7 @@ impl Replacement {
     /// Whether the line in `way` may go with its neighbours: the policy does
     /// not keep it for longer than others, and it did not come just now.
     pub(super) fn may_go_early(&self, way: usize) -> bool {
-        let is_young = (self.age(way) as usize) < self.stamps.len() / 8;
+        let is_young = (self.age(way) as usize) < (self.stamps.len() / 32).max(2);
         let spared = self.spared.get(way).is_some_and(|&spared| spared);
         let keeps = self.policy == Policy::Adaptive && self.score.keeps();
         let passes = self.passing.get(way).is_some_and(|&passing| passing);
