@@ -69,6 +69,18 @@ pub unsafe fn protect(start: u64, len: u64, prot: i32) -> Result<(), Errno> {
     unsafe { sys::plain(nr::__NR_mprotect, args) }.map(|_| ())
 }
 
+/// Whether the page at `page` is mapped here (mincore(2) of anonymous memory).
+///
+/// # Errors
+/// `ENOMEM` where nothing can be mapped.
+pub fn is_present(page: u64) -> Result<bool, Errno> {
+    let mut answer = 0u8;
+    let args = [page as usize, 4096, (&raw mut answer) as usize, 0, 0, 0];
+    // SAFETY: mincore(2) writes a byte for the one page.
+    unsafe { sys::plain(nr::__NR_mincore, args) }?;
+    Ok(answer & 1 != 0)
+}
+
 /// One range for [`Dropper::drop_pages`]: `struct iovec`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

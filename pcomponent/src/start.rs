@@ -142,7 +142,8 @@ fn become_program(boot: OwnedFd, questions: OwnedFd) -> Result<std::convert::Inf
     kernel.note_start(auxv, (stack.start().0, stack.end().0 - 1), file);
     let context = host::trap::fresh_context(image.entry.0, sp.0);
     drop(scratch);
-    let stubs = UserAddr(end + STUBS_GAP).align_up(PAGE_SIZE);
+    // In lines of their own: they are no memory that the cache brings.
+    let stubs = UserAddr(end + STUBS_GAP).align_up(memory.cache_shape().0);
     let sites = Sites::new(stubs.filter(|_| boot.spawn.rewrite), floor);
     let process = Process::new(boot.process, memory, registry, kernel, sites);
     let e = run_main(process, questions, &context);

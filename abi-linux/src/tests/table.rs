@@ -52,7 +52,7 @@ fn a_missing_call_is_told_by_name() {
     assert_eq!(*k.missing.borrow(), [missing.name, "unknown"]);
 }
 
-/// What programs that lock files may rely on.
+/// What programs may notice of calls that are rewritten.
 const REWRITTEN: &str = "
 ## Calls that are rewritten
 
@@ -78,6 +78,7 @@ traps there as before.
   handler sees an address of the program's own code.
 ";
 
+/// What programs that lock files may rely on.
 const LOCKS: &str = "
 ## Locks of files
 

@@ -8,6 +8,7 @@
 use super::gate;
 use crate::descriptor;
 use crate::sys::{self, Errno};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use linux_raw_sys::general as nr;
 use rustix::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +119,9 @@ pub(super) fn site_of(rip: u64) -> Option<u64> {
     }
     let behind = (rip & !(STUB - 1)) + BEHIND;
     // SAFETY: code runs there, so the area is mapped and the stub is whole.
-    Some(unsafe { (behind as *const u64).read_unaligned() } - SITE)
+    let behind = unsafe { (behind as *const u64).read_unaligned() };
+    // A place that was not given out yet has none: the program went astray.
+    behind.checked_sub(SITE)
 }
 
 /// `jmp to`, to be put at `at`; `None` where that is too far.
@@ -133,10 +136,11 @@ pub fn jump_to(at: u64, to: u64) -> Option<[u8; 5]> {
 pub const BEFORE: usize = 16;
 
 /// Whether `code`, which ends with a `syscall` that has just been made with
-/// `number` in rax, ends with a site: `mov eax, number; syscall`. Bytes are read
-/// backwards, so the five before the `syscall` might be the end of another
-/// instruction that ends in the same bytes. What could be one is left alone;
-/// those that would have faulted with this number in rax can't be.
+/// `number` in rax, ends with a site: `mov eax, number; syscall`. The five bytes
+/// before the `syscall` might also be the end of a longer instruction that ends
+/// in the same bytes. Where one can be decoded the site is left alone. (Two
+/// instructions they can't be the ends of: the second would be or contain
+/// `add [rax], al`, and rax has the number of a call.)
 #[must_use]
 pub fn recognise(code: &[u8; BEFORE + SITE as usize], number: u64) -> bool {
     let (before, site) = code.split_at(BEFORE);
@@ -146,35 +150,43 @@ pub fn recognise(code: &[u8; BEFORE + SITE as usize], number: u64) -> bool {
     site[0] == 0xb8
         && site[1..5] == number.to_le_bytes()
         && site[5..] == [0x0f, 0x05]
-        && begins_here(before)
+        && !(1..=before.len()).any(|back| spans(code, back))
 }
 
-/// Whether no instruction that began in `before` can have 0xb8 and four bytes
-/// more as its end.
-fn begins_here(before: &[u8]) -> bool {
-    // Byte n before the site, from 1 on.
-    let back = |n: usize| before[before.len() - n];
-    let mod_rm = back(1);
-    // 0xb8 after a prefix: another register, another width; or popcnt.
-    let prefixed = matches!(
-        back(1),
-        0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3
+/// Whether an instruction may begin `back` bytes before the site and end where
+/// the `syscall` begins.
+fn spans(code: &[u8; BEFORE + SITE as usize], back: usize) -> bool {
+    let bytes = &code[BEFORE - back..BEFORE + 5];
+    let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+    let found = decoder.decode();
+    !found.is_invalid() && found.len() == bytes.len() && !has_faulted(&found)
+}
+
+/// Whether this instruction can't have been carried out a moment ago: it would
+/// have accessed memory within the lowest pages, since rax, its only base, has
+/// the number of a system call.
+fn has_faulted(found: &Instruction) -> bool {
+    let accesses = !matches!(
+        found.mnemonic(),
+        Mnemonic::Lea
+            | Mnemonic::Nop
+            | Mnemonic::Prefetch
+            | Mnemonic::Prefetchw
+            | Mnemonic::Prefetchwt1
+            | Mnemonic::Prefetcht0
+            | Mnemonic::Prefetcht1
+            | Mnemonic::Prefetcht2
+            | Mnemonic::Prefetchnta
+            | Mnemonic::Reservednop
     );
-    // As a mod/rm byte: [rax + disp32]. That faults (rax is small), but for
-    // instructions that do not access it, or through a segment.
-    let idle = matches!(back(1), 0x8d | 0x0d | 0x18..=0x1f);
-    let segment = (2..=4).any(|n| matches!(back(n), 0x64 | 0x65));
-    let has_immediate = |n: usize| matches!(back(n), 0x69 | 0x81 | 0xc7 | 0xf7);
-    // As a SIB byte, with a displacement or an immediate behind it.
-    let indexed = mod_rm & 0xc7 == 0x84 || (mod_rm & 0xc7 == 0x04 && has_immediate(2));
-    // As a displacement of one byte, or the last of four, before an immediate.
-    let byte =
-        (mod_rm & 0xc0 == 0x40 && has_immediate(2)) || (back(2) & 0xc7 == 0x44 && has_immediate(3));
-    let word = has_immediate(5) || has_immediate(6);
-    // In an immediate, or an address, of eight bytes.
-    let long = matches!(back(5), 0x48..=0x4f) && matches!(back(4), 0xb8..=0xbf)
-        || matches!(back(4), 0xa0..=0xa3);
-    !(prefixed || idle || segment || indexed || byte || word || long)
+    accesses
+        && found.op_kinds().any(|kind| kind == OpKind::Memory)
+        && found.memory_base() == Register::RAX
+        && found.memory_index() == Register::None
+        && found.segment_prefix() == Register::None
+        && found.memory_displacement64() < 1 << 15
+        && found.op0_register() != Register::EAX
+        && found.op0_register() != Register::RAX
 }
 
 #[cfg(test)]
@@ -211,7 +223,13 @@ mod tests {
     fn what_may_be_the_end_of_another_instruction_is_none() {
         for before in [
             &[0x41][..],                  // mov r8d, 17
-            &[0x66],                      // mov ax, 17
+            &[0xc6, 0x83],                // mov byte ptr [rbx + 11b8h], 0
+            &[0x80, 0x3d],                // cmp byte ptr [rip + 11b8h], 0
+            &[0x83, 0x3d],                // cmp dword ptr [rip + 11b8h], 0
+            &[0x66, 0xc7, 0x05, 0xd0],    // mov word ptr [rip + 11b8d0h], 0
+            &[0x0f, 0xba, 0xa3],          // bt dword ptr [rbx + 11b8h], 0
+            &[0x6b, 0x83],                // imul eax, [rbx + 11b8h], 0
+            &[0xc1, 0xa4, 0x24],          // shl dword ptr [rsp + 11b8h], 0
             &[0x8d],                      // lea edi, [rax + 17]
             &[0x64, 0x8b],                // mov edi, fs:[rax + 17]
             &[0x64, 0x48, 0x8b],          // mov rdi, fs:[rax + 17]
@@ -223,7 +241,6 @@ mod tests {
             &[0xc7, 0x84, 0x24, 1, 2, 3], // mov dword ptr [rsp + ..], 17
             &[0x49, 0xbf, 1, 2, 3],       // mov r15, 17b8030201
             &[0x0f, 0x1f],                // nop [rax + 17]
-            &[0xf3, 0x0f],
         ] {
             assert!(!recognise(&code(before, PREAD), 17), "{before:x?}");
         }

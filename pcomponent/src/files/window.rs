@@ -21,13 +21,18 @@ use proto::addr::{EXTENT_SIZE, RemoteAddr, USER_MAX, USER_MIN};
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// So many messages come before a lease.
+/// So many messages come before a lease, and between two that are asked for
+/// again: a file that grows is read past its lease all the time.
 const FETCHES: u32 = 4;
+/// One read in so many goes by message: the memory component learns by messages
+/// what is in use, and keeps that.
+const BY_MESSAGE: u32 = 1024;
 
 /// What is known of a file's windows.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     fetches: AtomicU32,
+    reads: AtomicU32,
     /// Its frames are mapped here.
     open: AtomicBool,
     /// They can't be.
@@ -41,7 +46,8 @@ impl Window {
     }
 
     fn is_wanted(&self) -> bool {
-        !self.none.load(Ordering::Relaxed) && self.fetches.load(Ordering::Relaxed) >= FETCHES
+        let fetches = self.fetches.load(Ordering::Relaxed);
+        !self.none.load(Ordering::Relaxed) && fetches >= FETCHES && fetches % FETCHES == 0
     }
 }
 
@@ -116,6 +122,9 @@ impl Kernel<'_> {
         if inside + size > held.lease.valid {
             return false;
         }
+        if file.window.reads.fetch_add(1, Ordering::Relaxed) % BY_MESSAGE == BY_MESSAGE - 1 {
+            return false;
+        }
         let from = place(&held, inside);
         let (mut left, mut valid) = (size, false);
         let sound = remote.transfer(held.node, |connection| {
@@ -132,6 +141,9 @@ impl Kernel<'_> {
             clear(to, size - left);
             // The next read by message asks for another lease.
             remote.forget_file(file.storage(), file.id());
+        }
+        if sound && valid {
+            self.task.counters.read_from(held.node, size - left);
         }
         sound && valid && left == 0
     }
@@ -150,7 +162,11 @@ impl Kernel<'_> {
             Some(_) => remote.renew_file_lease(&file.file, index, false),
             None => remote.file_lease(&file.file, index, false),
         };
-        let Ok(held) = lease else { return };
+        let Ok(held) = lease else {
+            // Not for this file: it is not asked for at every read.
+            file.window.none.store(true, Ordering::Relaxed);
+            return;
+        };
         let mut mapped = false;
         let sound = remote.transfer(held.node, |connection| {
             mapped = connection.mapped(place(&held, 0), 1).is_some();

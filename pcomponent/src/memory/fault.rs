@@ -135,15 +135,23 @@ impl Memory {
         }
     }
 
-    /// A thread that faults on a line that is there, over and over, would spin
-    /// for ever if the directory and the page table disagreed.
+    /// A thread that faults on a page that is here, over and over, would spin
+    /// for ever if the directory and the page table disagreed. A hot page among
+    /// others that are evicted faults often as well, and is here.
     fn check_progress(&self, at: UserAddr, me: &mut Scratch) {
         if me.again.0 != at.0 {
             me.again = (at.0, 0);
         }
         me.again.1 += 1;
-        if me.again.1 > 100_000 {
-            fatal::end(&format!("the page at {at} is cached but not accessible"));
+        if me.again.1 > 1000 {
+            me.again.1 = 0;
+            let page = at.align_down(PAGE_SIZE).0;
+            let present = || host::mapping::is_present(page);
+            // Under the set's lock: it can't be evicted meanwhile.
+            let found = self.cache.while_resident(self.line_of(at), |_| present());
+            if found == Some(Ok(false)) {
+                fatal::end(&format!("the page at {at} is cached but not accessible"));
+            }
         }
     }
 

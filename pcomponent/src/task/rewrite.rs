@@ -19,7 +19,7 @@ use host::trap::{self, SITE, STUB_AREA, Stubs};
 use proto::addr::{UserAddr, UserRange};
 use proto::mem::{Backing, MapFlags, Prot};
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A site is rewritten when it has trapped so often.
 const FIRST: u32 = 8;
@@ -33,7 +33,7 @@ pub(crate) struct Sites {
     /// a 32-bit jump from the program's code.
     place: Option<UserAddr>,
     floor: i32,
-    area: OnceLock<UserRange>,
+    area: Mutex<Option<UserRange>>,
     inner: Mutex<Inner>,
 }
 
@@ -67,7 +67,7 @@ impl Sites {
         Sites {
             place: place.filter(|_| trap::gate_is_able()),
             floor,
-            area: OnceLock::new(),
+            area: Mutex::default(),
             inner: Mutex::default(),
         }
     }
@@ -79,8 +79,12 @@ impl Sites {
 
     /// Whether `range` touches the stubs, which must stay.
     pub(crate) fn touches(&self, range: UserRange) -> bool {
-        let area = self.area.get();
+        let area = *self.area();
         area.is_some_and(|area| area.intersect(range).is_some())
+    }
+
+    fn area(&self) -> MutexGuard<'_, Option<UserRange>> {
+        self.area.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The call `number` has trapped at `context`. Others that come meanwhile
@@ -126,26 +130,28 @@ impl Sites {
     }
 
     fn make_area(&self, process: &Process, task: &Task) -> Option<Stubs> {
+        let (addr, memory) = (self.place?, &process.memory);
         let request = MapRequest {
-            addr: self.place?,
-            len: STUB_AREA,
+            addr,
+            len: STUB_AREA.max(memory.cache_shape().0),
             prot: Prot::NONE,
             flags: MapFlags::NOREPLACE,
             backing: Backing::Anonymous,
         };
+        // From here on nobody maps or unmaps anything there.
+        *self.area() = UserRange::new(addr, request.len);
         let me = &mut task.scratch.borrow_mut();
-        let range = process.memory.map(&request, me, &task.counters).ok()?;
-        // SAFETY: mapped a moment ago, inaccessible.
-        match unsafe { Stubs::new(range.start().0, self.floor) } {
-            Ok(stubs) => {
-                let _ = self.area.set(range);
-                Some(stubs)
-            }
-            Err(e) => {
-                tracing::warn!("no system call is rewritten: {e}");
-                None
-            }
+        let mapped = memory.map(&request, me, &task.counters);
+        let made = mapped.map_err(|e| format!("mapping at {addr}: {e}"));
+        // SAFETY: mapped a moment ago, inaccessible, and nobody else's.
+        let made = made.and_then(|_| {
+            unsafe { Stubs::new(addr.0, self.floor) }.map_err(|e| format!("stubs: {e}"))
+        });
+        if let Err(why) = &made {
+            tracing::warn!("no system call is rewritten: {why}");
+            *self.area() = None;
         }
+        made.ok()
     }
 }
 
