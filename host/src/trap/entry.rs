@@ -22,7 +22,8 @@
 //!
 //! SIGBUS, SIGSEGV and SIGSYS are never blocked, and somebody may send them
 //! (kill(2)). Those are noted like any other signal; one that comes after the
-//! last look of a return by the kernel sets that return back to the look.
+//! last look of a return by the kernel sets that return back to the look, and one
+//! that comes before a thread's first instruction waits for its next trap.
 
 use super::copy::fixup_of;
 use super::{Block, HOOK, Hook, Next, current, measure, window};
@@ -40,6 +41,12 @@ const FAST: u64 = Next::Retry as u64;
 pub fn hold() {
     signal::set_mask(SigSet::ALL.without(SYNCHRONOUS));
 }
+
+/// The signals that can be blocked and may wait for a trap's end.
+const WAITING: SigSet = SigSet::ALL
+    .without(SYNCHRONOUS)
+    .without(SigSet::of(libc::SIGKILL))
+    .without(SigSet::of(libc::SIGSTOP));
 
 unsafe extern "C" {
     fn splitkernel_again();
@@ -223,8 +230,7 @@ extern "C" fn from_personality(signo: i32, info: *const SigInfo, context: *mut U
             return;
         };
         context.gregs[reg::RIP] = fixup;
-        let all = SigSet::ALL.without(SYNCHRONOUS);
-        if all.without(context.sigmask) == SigSet::EMPTY {
+        if WAITING.without(context.sigmask) == SigSet::EMPTY {
             return;
         }
         // A miss, with signals let in. One that is noted from here on would

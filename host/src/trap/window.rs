@@ -67,6 +67,10 @@ pub(crate) unsafe fn interruptible(nr: u32, args: &[usize; 6]) -> isize {
     }
     // SAFETY: an attached thread's GS points at its block.
     let block = unsafe { &*current() };
+    if block.has_noted() {
+        // Another that came while this one waits would be lost.
+        return -(libc::EINTR as isize);
+    }
     signal::set_mask(block.window_mask.get());
     // SAFETY: passed on.
     let raw = unsafe { window_raw(nr, args.as_ptr()) };
