@@ -197,3 +197,76 @@ pub(super) unsafe extern "C" fn fast() {
         "jmp splitkernel_again",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trap::fresh_context;
+
+    #[repr(align(64))]
+    struct Area([u8; 4096]);
+
+    fn area(magic: u32, mask: u64) -> Box<Area> {
+        let mut area = Box::new(Area([0; 4096]));
+        let at = SW_RESERVED as usize;
+        area.0[at..at + 4].copy_from_slice(&magic.to_le_bytes());
+        area.0[at + 8..at + 16].copy_from_slice(&mask.to_le_bytes());
+        area
+    }
+
+    fn ready(area: &Area) -> (Exit, UContext) {
+        let exit = Exit::new();
+        exit.able.set(true);
+        let mut context = fresh_context(0x40_1000, 0x7000_0000);
+        context.gregs[reg::EFLAGS] = 0x1_0ed7; // all that the exit restores, and RF
+        context.fpstate = std::ptr::from_ref(area) as u64;
+        (exit, context)
+    }
+
+    #[test]
+    fn what_the_exit_needs_is_noted() {
+        let area = area(FP_XSTATE_MAGIC1, 0xe7);
+        let (exit, context) = ready(&area);
+        assert!(exit.prepare(&context));
+        let noted = (exit.rip.get(), exit.rsp.get(), exit.mask.get());
+        assert_eq!(noted, (0x40_1000, 0x7000_0000, 0xe7));
+    }
+
+    #[test]
+    fn what_it_cannot_restore_is_the_kernels() {
+        let with = area(FP_XSTATE_MAGIC1, 7);
+        let refused = |change: fn(&mut UContext)| {
+            let (exit, mut context) = ready(&with);
+            change(&mut context);
+            !exit.prepare(&context)
+        };
+        assert!(refused(|c| c.gregs[reg::EFLAGS] |= 1 << 8), "single steps");
+        assert!(refused(|c| c.gregs[reg::EFLAGS] |= 1 << 18), "alignment");
+        assert!(
+            refused(|c| c.gregs[reg::SEGMENTS] = 0x002b_0000_0000_0023),
+            "32-bit code"
+        );
+        assert!(refused(|c| c.fpstate = 0), "no FPU state");
+        let without = area(0, 7);
+        let (exit, context) = ready(&without);
+        assert!(!exit.prepare(&context), "no XSAVE area");
+        let (exit, context) = ready(&with);
+        exit.able.set(false);
+        assert!(!exit.prepare(&context), "a shadow stack");
+    }
+
+    #[test]
+    fn a_context_behind_the_look_is_moved_on() {
+        let area = area(FP_XSTATE_MAGIC1, 7);
+        let (exit, context) = ready(&area);
+        assert!(exit.prepare(&context));
+        let mut inside = fresh_context(splitkernel_fault_exit_end as *const () as u64, 1);
+        assert!(exit.settle(&mut inside));
+        for register in [reg::RIP, reg::RSP, reg::EFLAGS] {
+            assert_eq!(inside.gregs[register], context.gregs[register]);
+        }
+        let mut outside = fresh_context(0x40_1000, 2);
+        assert!(!exit.settle(&mut outside));
+        assert_eq!(outside.gregs[reg::RSP], 2);
+    }
+}
