@@ -254,19 +254,4 @@ mod tests {
         exit.able.set(false);
         assert!(!exit.prepare(&context), "a shadow stack");
     }
-
-    #[test]
-    fn a_context_behind_the_look_is_moved_on() {
-        let area = area(FP_XSTATE_MAGIC1, 7);
-        let (exit, context) = ready(&area);
-        assert!(exit.prepare(&context));
-        let mut inside = fresh_context(splitkernel_fault_exit_end as *const () as u64, 1);
-        assert!(exit.settle(&mut inside));
-        for register in [reg::RIP, reg::RSP, reg::EFLAGS] {
-            assert_eq!(inside.gregs[register], context.gregs[register]);
-        }
-        let mut outside = fresh_context(0x40_1000, 2);
-        assert!(!exit.settle(&mut outside));
-        assert_eq!(outside.gregs[reg::RSP], 2);
-    }
 }
