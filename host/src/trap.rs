@@ -8,7 +8,7 @@
 //! that Rust and libc have their thread-locals, lets system calls through (the
 //! dispatch selector), and calls the hook. That is called for program code only,
 //! never for our own: it may lock and allocate. Two things arrive from our own
-//! code, both handled without taking a lock: a fault in [`copy`] (answered by a
+//! code, both handled without taking a lock: a fault in [`copy()`] (answered by a
 //! short count), and a signal during a miss, a call through the gate or the
 //! window of `interruptible` (noted in the block; there the call returns
 //! `EINTR`).
