@@ -15,6 +15,7 @@ mod meeting;
 mod messages;
 mod one_sided;
 mod posted;
+mod storm;
 
 /// A module a backend, with all of the tests in it.
 macro_rules! on_backend {
@@ -79,6 +80,8 @@ on_every_backend! {
         what_cannot_be_posted_is_refused_at_once,
         an_answer_that_does_not_come,
         an_emulated_network_overlaps;
+    storm:
+        signals_interrupt_nothing;
     messages:
         messages_of_every_length,
         a_message_that_is_too_long,

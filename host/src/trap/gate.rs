@@ -151,9 +151,12 @@ impl Block {
         let (start, flags) = (address(), at(splitkernel_gate_flags));
         let first = start..=at(splitkernel_gate_open);
         let short = at(splitkernel_gate_short)..=at(splitkernel_gate_short_end);
-        let g = &mut context.gregs;
-        let rip = g[reg::RIP];
+        let rip = context.gregs[reg::RIP];
         let gate = &self.gate;
+        if self.exit.settle(context) {
+            return None;
+        }
+        let g = &mut context.gregs;
         if let Some(site) = super::stubs::site_of(rip) {
             g[reg::RIP] = site;
         } else if first.contains(&rip) || short.contains(&rip) {

@@ -27,7 +27,10 @@ pub(super) fn hook(signo: i32, info: &SigInfo, context: &mut UContext) -> Next {
     let next = match signo {
         libc::SIGSYS if info.code() == SYS_USER_DISPATCH => syscall(process, task, context),
         libc::SIGBUS | libc::SIGSEGV if info.code() > 0 => {
-            fault(process, task, info, context);
+            match fault(process, task, info, context) {
+                None => return Next::Retry,
+                Some(info) => program_fault(process, task, &info, context),
+            }
             Next::Resume
         }
         _ => {
@@ -68,7 +71,11 @@ fn pass_on(pending: Option<SigInfo>) {
     }
 }
 
-fn fault(process: &Process, task: &Task, info: &SigInfo, context: &mut UContext) {
+/// Answers a miss, while the program's signals may come and are noted. What it
+/// must not do then: block in a call that does not go on after EINTR, or start
+/// a thread, which would have the program's mask. What it could not answer is
+/// the program's fault.
+fn fault(process: &Process, task: &Task, info: &SigInfo, context: &UContext) -> Option<SigInfo> {
     let at = UserAddr(info.addr());
     let error = context.gregs[reg::ERR];
     let access = match (error & ERR_FETCH != 0, error & ERR_WRITE != 0) {
@@ -77,19 +84,26 @@ fn fault(process: &Process, task: &Task, info: &SigInfo, context: &mut UContext)
         _ => Access::Read,
     };
     if info.signo() == libc::SIGSEGV || at >= USER_MAX {
-        task.fault_signal(process, info, context);
-        return;
+        return Some(*info);
     }
     let end = process
         .memory
         .fault(at, access, &mut task.scratch.borrow_mut(), &task.counters);
-    let info = match end {
-        FaultEnd::Done => return,
-        FaultEnd::NotMapped => SigInfo::fault(libc::SIGSEGV, SEGV_MAPERR, at.0),
-        FaultEnd::Denied => SigInfo::fault(libc::SIGSEGV, SEGV_ACCERR, at.0),
-        FaultEnd::NoBacking => SigInfo::fault(libc::SIGBUS, BUS_ADRERR, at.0),
-    };
-    task.fault_signal(process, &info, context);
+    match end {
+        FaultEnd::Done => None,
+        FaultEnd::NotMapped => Some(SigInfo::fault(libc::SIGSEGV, SEGV_MAPERR, at.0)),
+        FaultEnd::Denied => Some(SigInfo::fault(libc::SIGSEGV, SEGV_ACCERR, at.0)),
+        FaultEnd::NoBacking => Some(SigInfo::fault(libc::SIGBUS, BUS_ADRERR, at.0)),
+    }
+}
+
+/// A signal that came meanwhile goes first: the handler of the fault may block
+/// it. The fault comes again after it.
+fn program_fault(process: &Process, task: &Task, info: &SigInfo, context: &mut UContext) {
+    trap::hold();
+    if !trap::has_pending(&task.block) {
+        task.fault_signal(process, info, context);
+    }
 }
 
 fn syscall(process: &'static Process, task: &Task, context: &mut UContext) -> Next {

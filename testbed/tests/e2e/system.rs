@@ -1,7 +1,7 @@
 //! Programs that lean on the system: threads, signals, time, pipes, the start
 //! of a process and its end.
 
-use crate::case::{Case, Cell, FEW};
+use crate::case::{Case, Cell, FEW, USUAL};
 use crate::programs::{Libc, program_with};
 use std::fs;
 use std::path::Path;
@@ -50,6 +50,15 @@ fn signals() {
 fn signals_during_misses() {
     Case::new("storm", "1000 20 1").check(FEW);
     Case::new("storm", "1000 20 4").check(FEW);
+}
+
+/// Registers, flags, vector state, masks and stacks across misses; signals
+/// during them.
+#[test]
+fn misses_change_nothing() {
+    Case::new("misses", "600 200").check(USUAL);
+    let cells = [Cell::new(50, "shm").lines_of(16 << 10)];
+    Case::of(program_with("misses", Libc::Musl), vec![]).check(&cells);
 }
 
 #[test]
