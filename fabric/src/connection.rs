@@ -276,7 +276,7 @@ impl Connection {
             return None;
         }
         // Whoever hands the connection out has looked at it of late; to read
-        // the clock once more would be a tenth of what this takes.
+        // the clock once more would show beside what little this takes.
         self.check_usable().ok()?;
         self.unseen += 1;
         if self.unseen >= LOOKS_EVERY {

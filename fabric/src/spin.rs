@@ -3,8 +3,8 @@
 //! A thread that waits for its peer first polls the socket for a while, giving
 //! the CPU away between two looks, then sleeps. Where both run on one CPU the
 //! peer gets it at once; where they run on two, a peer that polls sees a frame
-//! within a microsecond, and one that slept must be woken across CPUs, which
-//! costs a virtual machine more than all of the polling. Who waits longer than
+//! at once, and one that slept must be woken across CPUs, which costs a virtual
+//! machine more than all of the polling. Who waits longer than
 //! [`LONGEST`] sleeps and costs nothing.
 //!
 //! Polling in vain again and again (the peer is far away, or slow) makes

@@ -57,13 +57,13 @@ const REWRITTEN: &str = "
 ## Calls that are rewritten
 
 A system call traps: the kernel sends a signal, and returning from it is another
-call, about 1.8 us in all. For the calls getpid, getppid, gettid, lseek and pread64
-a site of the form `mov eax, number; syscall` (five and two bytes, as C libraries
-compile it) is rewritten after 8 traps: the `mov` becomes a `jmp` to a stub near
-the program, which leads into the personality without the kernel
-(`host/src/trap/gate.rs`). The `syscall` stays. What can't be answered at once (a
-pread of data that is not cached or mapped here, or to a page that is absent)
-traps there as before.
+call (`testbed bench calls` prints what both ways cost here). For the calls getpid,
+getppid, gettid, lseek and pread64 a site of the form `mov eax, number; syscall`
+(five and two bytes, as C libraries compile it) is rewritten after 8 traps: the
+`mov` becomes a `jmp` to a stub near the program, which leads into the personality
+without the kernel (`host/src/trap/gate.rs`). The `syscall` stays. What can't be
+answered at once (a pread of data that is not cached or mapped here, or to a page
+that is absent) traps there as before.
 
 - The program can see the change if it reads its own code, such as to sum it up.
   `testbed run --no-rewrite` leaves the code as it is.

@@ -31,6 +31,7 @@
 //!   in the block). The context is moved on to the target. So no signal is
 //!   lost between the look and the program.
 
+use super::stubs;
 use super::{Block, take_pending};
 use crate::signal::{SigInfo, UContext, reg};
 use core::arch::{asm, naked_asm};
@@ -142,6 +143,19 @@ pub(super) fn address() -> u64 {
     gate_raw as *const () as u64
 }
 
+/// The program goes on at a site. One that runs step by step goes on at the
+/// `syscall` in it, as if the step had been the `mov`: sent back to where it was,
+/// it would take that step for ever.
+fn back_to(site: u64, signo: i32, registers: &mut [u64]) {
+    registers[reg::RIP] = site;
+    if signo == libc::SIGTRAP
+        && let Some(number) = stubs::number_of(site)
+    {
+        registers[reg::RIP] = site + stubs::SITE - stubs::CALL;
+        registers[reg::RAX] = number.into();
+    }
+}
+
 impl Block {
     /// Puts right the context of a program that was interrupted in a stub or
     /// in the gate; see the module. Returns the signal to deliver where this
@@ -157,8 +171,8 @@ impl Block {
             return None;
         }
         let g = &mut context.gregs;
-        if let Some(site) = super::stubs::site_of(rip) {
-            g[reg::RIP] = site;
+        if let Some(site) = stubs::site_of(rip) {
+            back_to(site, signo, g);
         } else if first.contains(&rip) || short.contains(&rip) {
             if rip > start {
                 g[reg::RSP] = gate.user_rsp.get();
@@ -166,7 +180,7 @@ impl Block {
             if rip >= flags {
                 g[reg::EFLAGS] = g[reg::R11];
             }
-            g[reg::RIP] = g[reg::RCX] - super::stubs::SITE;
+            back_to(g[reg::RCX].wrapping_sub(stubs::SITE), signo, g);
         } else if (at(splitkernel_gate_exit)..=at(splitkernel_gate_exit_end)).contains(&rip) {
             g[reg::RSP] = gate.user_rsp.get();
             g[reg::EFLAGS] = g[reg::R11];

@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a site: `mov eax, imm32` and `syscall`.
 pub const SITE: u64 = 7;
+/// Bytes of its `syscall`.
+pub(super) const CALL: u64 = 2;
 /// Bytes of an area of stubs: 2047 of them.
 pub const STUB_AREA: u64 = 64 << 10;
 const STUB: u64 = 32;
@@ -122,6 +124,19 @@ pub(super) fn site_of(rip: u64) -> Option<u64> {
     let behind = unsafe { (behind as *const u64).read_unaligned() };
     // A place that was not given out yet has none: the program went astray.
     behind.checked_sub(SITE)
+}
+
+/// The call that the stub of `site` makes.
+pub(super) fn number_of(site: u64) -> Option<u32> {
+    let area = area();
+    if area == 0 {
+        return None;
+    }
+    let stub = (1..STUB_AREA / STUB)
+        .map(|n| area + n * STUB)
+        .find(|&stub| site_of(stub) == Some(site))?;
+    // SAFETY: as in `site_of`.
+    Some(unsafe { ((stub + 1) as *const u32).read_unaligned() })
 }
 
 /// `jmp to`, to be put at `at`; `None` where that is too far.
@@ -272,6 +287,8 @@ mod tests {
         for inside in [0, 5, 15] {
             assert_eq!(site_of(stub + inside), Some(0x40_1234 - SITE));
         }
+        assert_eq!(number_of(0x40_1234 - SITE), Some(17));
+        assert_eq!(number_of(0x40_1235 - SITE), None);
         assert_eq!((site_of(at), site_of(at + STUB_AREA)), (None, None));
         assert_eq!(std::iter::from_fn(|| stubs.add(1, 1)).count(), 2046);
     }

@@ -5,9 +5,9 @@ use super::Shape;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A set is low with fewer free ways than this part of all of them: two of 64.
-/// Were only full sets low, random misses would find less than half of a batch
-/// (of 400 sets), and dropping few pages costs the host more for each. It
-/// keeps one way in 64 more free than that would.
+/// Were only full sets low, random misses would find few of them at one time,
+/// and so small batches; and dropping few pages costs the host more for each
+/// (`testbed bench host`). It keeps one way in 64 more free than that would.
 const PART: u32 = 32;
 
 /// A bit for each set. Changed under the set's lock; others take it for a hint

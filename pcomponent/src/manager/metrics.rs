@@ -5,9 +5,9 @@ use member::Exposition;
 use proto::NodeKind;
 use proto::stats::{LinkCounters, ProgramCounters};
 
-/// Upper bounds of the buckets of miss latencies, nanoseconds. A miss takes a
-/// few microseconds on shared memory and some tens on a fast network;
-/// milliseconds mean that something waits.
+/// Upper bounds of the buckets of miss latencies, nanoseconds: close together
+/// where misses on shared memory and on fast networks lie (`testbed bench cache`
+/// shows where); milliseconds mean that something waits.
 const BOUNDS: [u64; 16] = [
     1_000,
     2_500,

@@ -5,8 +5,8 @@
 use proto::trace::Words;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Records in a ring. Misses take microseconds each, so this lasts for more
-/// than a tenth of a second, and the reader comes every few milliseconds.
+/// Records in a ring: far more than a thread can miss, a trap and a copied page
+/// each, between two visits of the reader, who comes every few milliseconds.
 const RECORDS: usize = 32 << 10;
 
 /// See the module.

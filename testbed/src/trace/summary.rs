@@ -92,7 +92,7 @@ impl Times {
 }
 
 impl Summary {
-    /// Reads all of it; keeps 24 bytes of each miss.
+    /// Reads all of it; keeps four words of each miss.
     pub(super) fn of<R: Read>(reader: &mut Reader<R>, top: usize) -> Result<Summary> {
         let Header {
             line_bytes, lines, ..

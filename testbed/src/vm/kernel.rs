@@ -1,5 +1,5 @@
 //! The kernel's ELF image out of a bzImage: QEMU boots that through its PVH
-//! entry, which takes half the time of the real-mode path.
+//! entry, which spares it the real-mode path.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{Read, Write};
