@@ -96,7 +96,7 @@ static void lift(const struct cost *c, unsigned n) { protect(group(n), c->pages,
 static void zero(const struct cost *c, unsigned n) {
     struct uffdio_zeropage z = {.range = {(uintptr_t)group(n), (uint64_t)c->pages * PAGE},
                                 .mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE};
-    ask_uffd((int)UFFDIO_ZEROPAGE, &z);
+    ask_uffd(UFFDIO_ZEROPAGE, &z);
 }
 
 static void drop(const struct cost *c, unsigned n) {

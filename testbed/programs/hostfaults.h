@@ -26,22 +26,22 @@ static int uffd = -1;
 /* Why it can't be had, if so. */
 static char no_uffd[120], no_protection[120];
 
-static void ask_uffd(int request, void *argument) {
-    CHECK(ioctl(uffd, (unsigned)request, argument) == 0);
+static void ask_uffd(unsigned long request, void *argument) {
+    CHECK(ioctl(uffd, request, argument) == 0);
 }
 
 static void copy_in(unsigned char *to, unsigned pages, uint64_t mode) {
     struct uffdio_copy c = {.dst = (uintptr_t)to, .src = (uintptr_t)source,
                             .len = (uint64_t)pages * PAGE,
                             .mode = mode | UFFDIO_COPY_MODE_DONTWAKE};
-    ask_uffd((int)UFFDIO_COPY, &c);
+    ask_uffd(UFFDIO_COPY, &c);
 }
 
 static void protect(unsigned char *at, unsigned pages, int on) {
     struct uffdio_writeprotect w = {
         .range = {(uintptr_t)at, (uint64_t)pages * PAGE},
         .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : UFFDIO_WRITEPROTECT_MODE_DONTWAKE};
-    ask_uffd((int)UFFDIO_WRITEPROTECT, &w);
+    ask_uffd(UFFDIO_WRITEPROTECT, &w);
 }
 
 /* What the handler does about a fault. PASS goes on behind the instruction, which
@@ -98,7 +98,7 @@ static void take_faults_over(void) {
     struct uffdio_register r = {
         .range = {(uintptr_t)region, CALLS * (uint64_t)GROUP_STRIDE},
         .mode = UFFDIO_REGISTER_MODE_MISSING | (protection ? UFFDIO_REGISTER_MODE_WP : 0)};
-    ask_uffd((int)UFFDIO_REGISTER, &r);
+    ask_uffd(UFFDIO_REGISTER, &r);
 }
 
 static unsigned char *map(size_t bytes) {
