@@ -166,6 +166,14 @@ pub(crate) enum Bench {
     /// What system calls cost natively and on a testbed: a C program, compiled
     /// here, makes them in turn on both. Figures are medians.
     Calls(BenchCallsArgs),
+    /// What this host charges for the parts of a miss: system calls, faults,
+    /// filling, protecting and dropping pages, copies, wake-ups. A C program,
+    /// compiled here, makes them without a testbed.
+    ///
+    /// It runs on the first CPU that it may use, and what takes another one on
+    /// the next: `taskset -c 0,2` in front of the command chooses them. What
+    /// this host lacks is said; the rest is measured.
+    Host(BenchHostArgs),
     /// The answering end of `bench fabric` on one machine; started by it.
     #[command(hide = true)]
     Answer {
@@ -191,6 +199,17 @@ pub(crate) struct BenchCallsArgs {
     /// Ends a run that takes longer, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = parse_seconds)]
     pub(crate) timeout: Duration,
+    /// Prints JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// See [`Bench::Host`].
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BenchHostArgs {
+    /// Runs of the program, each of which makes everything many times.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) rounds: u16,
     /// Prints JSON.
     #[arg(long)]
     pub(crate) json: bool,

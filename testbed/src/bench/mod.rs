@@ -5,6 +5,7 @@ mod cache;
 mod calibrate;
 mod calls;
 mod figures;
+mod host;
 mod links;
 mod measure;
 mod other;
@@ -28,6 +29,7 @@ pub(crate) fn run(what: &Bench) -> Result<Ending> {
         Bench::Fabric(args) => links::run(args),
         Bench::Cache(args) => cache::run(args),
         Bench::Calls(args) => calls::run(args),
+        Bench::Host(args) => host::run(args),
         Bench::Answer { listen, key } => other::run(listen, key),
     }
 }

@@ -1,8 +1,9 @@
-//! `testbed bench fabric`, alone and between two processes.
+//! `testbed bench fabric`, alone and between two processes; `testbed bench host`.
 
 use crate::binaries::testbed;
 use crate::process::{Ended, run};
 use crate::scratch::directory;
+use rustix::thread::{CpuSet, sched_getaffinity};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -135,4 +136,82 @@ fn what_cannot_be_measured_is_said() {
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(why.contains(words), "{arguments:?}: {why}");
     }
+}
+
+/// One round of `bench host`, by what is measured alone and what beside another.
+fn host_costs(mut command: Command) -> Value {
+    command.args(["bench", "host", "--rounds", "1", "--json"]);
+    let output = run(&mut command, b"");
+    assert_eq!(output.ended, Ended::Exit(0), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn costs(all: &Value) -> &Vec<Value> {
+    all["costs"].as_array().unwrap()
+}
+
+#[test]
+fn what_the_host_charges() {
+    let all = host_costs(Command::new(testbed()));
+    let two = all["cpus"].as_array().unwrap().len() == 2;
+    for cost in costs(&all) {
+        let beside = cost["beside"] == true;
+        if cost["ns"].is_null() {
+            // What programs need is there, or no other test here could pass.
+            let why = cost["lacking"].as_str().unwrap();
+            assert!(why.contains("two CPUs") || why.contains("6.13"), "{cost}");
+            continue;
+        }
+        let ns = |key: &str| cost["ns"][key].as_f64().unwrap();
+        assert!(ns("least") > 0.0, "{cost}");
+        assert!(
+            ns("least") <= ns("median") && ns("median") <= ns("most"),
+            "{cost}"
+        );
+        assert_eq!(cost["lost_ns"].is_object(), beside && two, "{cost}");
+        if let Some(pages) = cost["pages"].as_f64() {
+            let page = cost["a_page_ns"].as_f64().unwrap();
+            assert!(
+                (page * pages - ns("median")).abs() < 1e-6 * ns("median"),
+                "{cost}"
+            );
+        }
+    }
+    let measured = |what: &str| {
+        costs(&all)
+            .iter()
+            .any(|c| c["what"] == what && c["ns"].is_object())
+    };
+    for what in [
+        "system call (getppid)",
+        "missing page: filled, load",
+        "UFFDIO_COPY, 16 pages",
+        "write-protect, 1 page",
+        "drop by madvise, 16 pages",
+        "futex there and back, one CPU",
+    ] {
+        assert!(measured(what), "{what}: {all:#}");
+    }
+}
+
+#[test]
+fn with_one_cpu_the_host_is_measured_but_for_what_takes_two() {
+    let mut one = Command::new("taskset");
+    one.args(["-c", &first_cpu().to_string()]).arg(testbed());
+    let all = host_costs(one);
+    assert_eq!(all["cpus"].as_array().unwrap().len(), 1, "{all:#}");
+    for cost in costs(&all) {
+        let takes_two = cost["beside"] == true || cost["what"] == "futex there and back, two CPUs";
+        let why = cost["lacking"].as_str().unwrap_or_default();
+        assert_eq!(why.contains("two CPUs"), takes_two, "{cost}");
+        assert!(!takes_two || cost["ns"].is_null(), "{cost}");
+    }
+}
+
+/// Of those that this process may use.
+fn first_cpu() -> usize {
+    let allowed = sched_getaffinity(None).unwrap();
+    (0..CpuSet::MAX_CPU)
+        .find(|&cpu| allowed.is_set(cpu))
+        .unwrap()
 }
