@@ -47,7 +47,7 @@ impl Window {
 
     fn is_wanted(&self) -> bool {
         let fetches = self.fetches.load(Ordering::Relaxed);
-        !self.none.load(Ordering::Relaxed) && fetches >= FETCHES && fetches % FETCHES == 0
+        !self.none.load(Ordering::Relaxed) && fetches >= FETCHES && fetches.is_multiple_of(FETCHES)
     }
 }
 

@@ -141,12 +141,11 @@ impl Sites {
         // From here on nobody maps or unmaps anything there.
         *self.area() = UserRange::new(addr, request.len);
         let me = &mut task.scratch.borrow_mut();
-        let mapped = memory.map(&request, me, &task.counters);
-        let made = mapped.map_err(|e| format!("mapping at {addr}: {e}"));
-        // SAFETY: mapped a moment ago, inaccessible, and nobody else's.
-        let made = made.and_then(|_| {
-            unsafe { Stubs::new(addr.0, self.floor) }.map_err(|e| format!("stubs: {e}"))
-        });
+        let made = match memory.map(&request, me, &task.counters) {
+            // SAFETY: mapped a moment ago, inaccessible, and nobody else's.
+            Ok(_) => unsafe { Stubs::new(addr.0, self.floor) }.map_err(|e| e.to_string()),
+            Err(e) => Err(format!("mapping at {addr}: {e}")),
+        };
         if let Err(why) = &made {
             tracing::warn!("no system call is rewritten: {why}");
             *self.area() = None;
