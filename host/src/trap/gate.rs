@@ -7,8 +7,11 @@
 //! trap stack and keeps every other register, the flags and the vector state.
 //!
 //! Three numbers are answered by the assembly. The others go to [`Fast`], which
-//! answers what neither blocks nor needs a context. What it does not answer is
-//! done as if the site had never been rewritten: registers are put back and
+//! answers what needs neither a context nor, as a rule, a wait. (Exceptions are
+//! bounded by the fabric's deadlines: the first read over a connection opens it,
+//! and who drops the last hold of a file that another thread has closed meanwhile
+//! closes it. A signal that comes then is delivered after.) What it does not
+//! answer is done as if the site had never been rewritten: registers are put back and
 //! control goes to the site's own `syscall`, which traps. So restarts, signal
 //! frames, clone and exit know nothing of the gate.
 //!
@@ -18,8 +21,8 @@
 //! arrive:
 //!
 //! - in a stub, or in the gate while the selector is 1 (to the end, for the
-//!   three numbers): nothing has happened that can't happen again. The context is set back to the site ([`Block::settle`]), which makes
-//!   the call again. rax, rcx and r11 are dead there: the site sets the first,
+//!   three numbers): nothing has happened that can't happen again. The context is
+//!   set back to the site ([`Block::settle`]), which makes the call again. rax, rcx and r11 are dead there: the site sets the first,
 //!   its `syscall` the others.
 //! - while the selector is 0: the handler notes the signal and has everything
 //!   blocked when it returns, as in a window of `interruptible`. Until the FS

@@ -407,8 +407,10 @@ impl ExCache {
     /// Chooses lines to evict, `batch.most` at most: first one from the set
     /// that `line` falls into, then by `batch.dirty` one from each of the
     /// following sets that are low on free ways, or the first one's neighbours.
-    /// One batch then makes room for a run of neighbouring lines, and costs
-    /// each set few ways. The victims are busy and the caller's.
+    /// One batch then makes room for a run of neighbouring lines. By low sets it
+    /// costs each set one way; neighbours are taken whether their sets are low or
+    /// not, and leave a part of the cache empty: it is the price of protecting
+    /// them by one call. The victims are busy and the caller's.
     pub fn pick_victims(&self, line: LineNo, batch: &Batch<'_>, victims: &mut Vec<Victim>) {
         let (first, from) = (self.set_of(line), victims.len());
         if batch.most > 0

@@ -4,7 +4,8 @@
 //! The change is made to the page that is here and to nothing else: a clean line
 //! stays clean, so the change goes when the line is evicted, and the file's own
 //! bytes come back with the next miss. Nothing needs to be promised or written
-//! back for it.
+//! back for it. (A dirty line, of code that the program could write once, is
+//! written back with the change, which so stays.)
 //!
 //! The page is replaced as a whole: dropped, and installed again with the
 //! change. A thread that runs there meanwhile executes the old bytes, or
