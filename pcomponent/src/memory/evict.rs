@@ -155,6 +155,7 @@ impl Memory {
                 self.write_back(space, chunk, me, counters);
             }
             self.drop_lines(space, chunk, me);
+            self.note_clean(chunk);
             for victim in chunk {
                 self.cache.finish_evict(victim.slot);
             }
@@ -168,6 +169,19 @@ impl Memory {
             }
         }
         me.victims = victims;
+    }
+
+    /// Clean victims were loaded and not stored to. What that counts: where other
+    /// threads run a store to a clean line is dearer, and worth avoiding if one
+    /// line in seventeen sees one; else, if one in four does.
+    fn note_clean(&self, victims: &[Victim]) {
+        let weight = if self.others_store() { 2 } else { 12 };
+        let shift = self.cache.shape().line_shift;
+        for victim in victims.iter().filter(|v| !v.dirty) {
+            if let Some(extent) = self.pages.extent(UserAddr(victim.line.0 << shift).extent()) {
+                extent.note_no_store(weight);
+            }
+        }
     }
 
     /// From here on a store to a dirty victim faults.

@@ -2,14 +2,15 @@
 //! its middle is in `fill`.
 
 use super::fill::{Plan, Source};
+use super::pages::Extent;
 use super::{BUSY_LIMIT, Memory, Scratch, stuck};
 use crate::excache::{Begin, LineNo, Slot};
 use crate::fatal;
 use crate::stats::{Cause, Counters, Split};
-use aspace::{AddressSpace, Vma};
+use aspace::{AddressSpace, Vma, VmaBacking};
 use host::clock;
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
-use proto::mem::Prot;
+use proto::mem::{MapFlags, Prot};
 
 /// What the program tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +102,7 @@ impl Memory {
                             self.check_progress(at, me);
                         } else {
                             me.streams.stored(line);
+                            self.note_store(at);
                         }
                         counters.count(Cause::WriteProtect);
                         let took = clock::now().since(begun);
@@ -132,6 +134,32 @@ impl Memory {
                     split.evict += clock::now().since(full);
                 }
             }
+        }
+    }
+
+    /// Whether a line that a load brings is better installed as by a store. To be
+    /// wrong costs a write-back; a first store to a clean line costs a fault, and
+    /// an interruption of each CPU that runs another thread of the program. One
+    /// in sixteen is installed clean all the same, to see whether it still holds.
+    /// Not where a write-back would reach a file, or take room that was not
+    /// promised.
+    fn will_be_stored(&self, vma: &Vma, range: UserRange, at: UserAddr, me: &mut Scratch) -> bool {
+        let file = matches!(vma.backing, VmaBacking::File { .. });
+        let may = vma.prot.has(Prot::WRITE)
+            && vma.range.contains_range(range)
+            && !vma.flags.has(MapFlags::SHARED)
+            && !(file && vma.flags.has(MapFlags::NORESERVE));
+        let extent = self.pages.extent(at.extent());
+        if !may || !extent.is_some_and(Extent::expects_stores) {
+            return false;
+        }
+        me.expected = me.expected.wrapping_add(1);
+        !me.expected.is_multiple_of(16)
+    }
+
+    fn note_store(&self, at: UserAddr) {
+        if let Some(extent) = self.pages.extent(at.extent()) {
+            extent.note_store();
         }
     }
 
@@ -200,7 +228,8 @@ impl Memory {
                     return FaultEnd::NoBacking;
                 }
                 Plan::Ready => {
-                    if let Some(dirty) = self.fill(range, access, me, split, counters) {
+                    let write = access == Access::Write || self.will_be_stored(vma, range, at, me);
+                    if let Some(dirty) = self.fill(range, (access, write), me, split, counters) {
                         self.installed(range, dirty, at, me, counters);
                         return FaultEnd::Done;
                     }

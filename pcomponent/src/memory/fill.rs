@@ -103,12 +103,13 @@ impl Memory {
         }
     }
 
-    /// Brings the bytes and installs the pages. `None`: a lease was revoked.
-    /// Otherwise whether writes are let through.
+    /// Brings the bytes and installs the pages, so that `write`s are let through
+    /// or fault. `None`: a lease was revoked. Otherwise whether they are let
+    /// through: always to zeros.
     pub(super) fn fill(
         &self,
         range: UserRange,
-        access: Access,
+        (access, write): (Access, bool),
         me: &mut Scratch,
         split: &mut Split,
         counters: &Counters,
@@ -119,7 +120,6 @@ impl Memory {
             split.install += clock::now().since(before);
             return Some(true);
         }
-        let write = access == Access::Write;
         if let [piece] = me.pieces[..]
             && let Some(valid) = self.fill_mapped(piece, !write, &mut me.links, split, counters)
         {

@@ -87,6 +87,8 @@ pub(crate) struct Scratch {
     brought: (Cause, u32),
     /// The last address whose miss found the line present, and how often.
     again: (u64, u32),
+    /// Loads whose lines are expected to be stored to.
+    expected: u32,
 }
 
 impl Memory {
@@ -137,6 +139,7 @@ impl Memory {
             run: Vec::new(),
             brought: (Cause::ZeroFill, 0),
             again: (0, 0),
+            expected: 0,
         }
     }
 

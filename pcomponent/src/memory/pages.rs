@@ -17,6 +17,11 @@ const TOUCHED: u8 = 1;
 /// The memory component holds the page's bytes.
 const REMOTE: u8 = 2;
 
+/// A store to a clean line counts so much in [`Extent::stores`], which is
+/// believed from so much on.
+const STORE_WEIGHT: u8 = 32;
+const STORES_EXPECTED: u8 = 64;
+
 /// Where an extent's frames are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Held {
@@ -29,6 +34,9 @@ pub(crate) struct Held {
 /// 2 MiB of the address space.
 pub(crate) struct Extent {
     lease: RwLock<Option<Held>>,
+    /// How likely a line that is loaded is to be stored to as well: see
+    /// [`Extent::expects_stores`].
+    stores: AtomicU8,
     pages: [AtomicU8; PAGES_PER_EXTENT],
 }
 
@@ -36,7 +44,33 @@ impl Extent {
     fn new() -> Extent {
         Extent {
             lease: RwLock::new(None),
+            stores: AtomicU8::new(0),
             pages: std::array::from_fn(|_| AtomicU8::new(0)),
+        }
+    }
+
+    /// Whether lines of the extent that are brought by a load had better be
+    /// installed as by a store: of those that were not, enough were stored to
+    /// later, each by a fault of its own.
+    pub(super) fn expects_stores(&self) -> bool {
+        self.stores.load(Ordering::Relaxed) >= STORES_EXPECTED
+    }
+
+    // Estimates: two threads may lose a step of each other's.
+
+    /// A clean line was stored to.
+    pub(super) fn note_store(&self) {
+        let now = self.stores.load(Ordering::Relaxed);
+        let more = now.saturating_add(STORE_WEIGHT);
+        self.stores.store(more, Ordering::Relaxed);
+    }
+
+    /// A clean line is evicted: it was loaded only. `weight`: what it counts.
+    pub(super) fn note_no_store(&self, weight: u8) {
+        let now = self.stores.load(Ordering::Relaxed);
+        if now > 0 {
+            let less = now.saturating_sub(weight);
+            self.stores.store(less, Ordering::Relaxed);
         }
     }
 
@@ -201,6 +235,24 @@ mod tests {
         table.forget(range);
         assert!(!table.is_remote(at));
         assert_eq!(table.footprint(), (0, 2));
+    }
+
+    #[test]
+    fn stores_are_expected_where_there_were_some() {
+        let extent = Extent::new();
+        assert!(!extent.expects_stores());
+        (0..3).for_each(|_| extent.note_store());
+        assert!(extent.expects_stores());
+        (0..20).for_each(|_| extent.note_no_store(2));
+        assert!(!extent.expects_stores());
+        // One in seven is enough for a weight of 2, and not for one of 12.
+        for (weight, expected) in [(2, true), (12, false)] {
+            (0..100).for_each(|_| {
+                extent.note_store();
+                (0..6).for_each(|_| extent.note_no_store(weight));
+            });
+            assert_eq!(extent.expects_stores(), expected, "weight {weight}");
+        }
     }
 
     #[test]
