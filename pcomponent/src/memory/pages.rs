@@ -18,9 +18,11 @@ const TOUCHED: u8 = 1;
 const REMOTE: u8 = 2;
 
 /// A store to a clean line counts so much in [`Extent::stores`], which is
-/// believed from so much on.
+/// believed from so much on, and counts no further than so much: what a program
+/// did before is forgotten within a few lines.
 const STORE_WEIGHT: u8 = 32;
 const STORES_EXPECTED: u8 = 64;
+const STORES_MOST: u8 = 96;
 
 /// Where an extent's frames are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +63,7 @@ impl Extent {
     /// A clean line was stored to.
     pub(super) fn note_store(&self) {
         let now = self.stores.load(Ordering::Relaxed);
-        let more = now.saturating_add(STORE_WEIGHT);
+        let more = now.saturating_add(STORE_WEIGHT).min(STORES_MOST);
         self.stores.store(more, Ordering::Relaxed);
     }
 
