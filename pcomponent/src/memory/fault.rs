@@ -145,7 +145,9 @@ impl Memory {
     /// promised.
     fn will_be_stored(&self, vma: &Vma, range: UserRange, at: UserAddr, me: &mut Scratch) -> bool {
         let file = matches!(vma.backing, VmaBacking::File { .. });
-        let may = vma.prot.has(Prot::WRITE)
+        // Streams pass: what was true of their lines the last time is long ago.
+        let may = me.run.len() == 1
+            && vma.prot.has(Prot::WRITE)
             && vma.range.contains_range(range)
             && !vma.flags.has(MapFlags::SHARED)
             && !(file && vma.flags.has(MapFlags::NORESERVE));
