@@ -286,6 +286,14 @@ impl Block {
     }
 }
 
+/// A place in the assembly of this module: it is looked up, never called.
+type Label = unsafe extern "C" fn();
+
+/// Where it is.
+fn at(label: Label) -> u64 {
+    label as *const () as u64
+}
+
 fn read_fs() -> u64 {
     let base: u64;
     // SAFETY: reading the FS base has no effect; FSGSBASE is checked at start-up.

@@ -1,9 +1,11 @@
 //! Copying to and from the program's memory. The one place where our own code may
 //! fault: each access that can has a fixup, which ends the routine early.
 
+use super::at;
 use core::arch::naked_asm;
 
 // A fault leaves rcx with the bytes still to go.
+// SAFETY: callers answer for what is no program memory, as for `copy`.
 #[unsafe(naked)]
 unsafe extern "C" fn copy_raw(dst: u64, src: u64, len: u64) -> u64 {
     naked_asm!(
@@ -18,7 +20,8 @@ unsafe extern "C" fn copy_raw(dst: u64, src: u64, len: u64) -> u64 {
     )
 }
 
-// A 32-bit store and a load, each of which is one access. 0 done, 1 fault.
+// A 32-bit store, which is one access. 0 done, 1 fault.
+// SAFETY: as for `copy_raw`.
 #[unsafe(naked)]
 unsafe extern "C" fn store32_raw(dst: u64, value: u32) -> u64 {
     naked_asm!(
@@ -33,6 +36,7 @@ unsafe extern "C" fn store32_raw(dst: u64, value: u32) -> u64 {
     )
 }
 
+// SAFETY: labels of the assembly in this module; they are only looked up.
 unsafe extern "C" {
     fn splitkernel_copy_fault();
     fn splitkernel_copy_done();
@@ -42,7 +46,6 @@ unsafe extern "C" {
 
 /// Where the code at `rip` goes on after a fault, if it may fault.
 pub(super) fn fixup_of(rip: u64) -> Option<u64> {
-    let at = |f: unsafe extern "C" fn()| f as *const () as u64;
     if rip == at(splitkernel_copy_fault) {
         Some(at(splitkernel_copy_done))
     } else if rip == at(splitkernel_store_fault) {

@@ -26,7 +26,7 @@
 //! that comes before a thread's first instruction waits for its next trap.
 
 use super::copy::fixup_of;
-use super::{Block, HOOK, Hook, Next, current, measure, window};
+use super::{Block, HOOK, Hook, Next, at, current, measure, window};
 use crate::signal::{self, SYNCHRONOUS, SigInfo, SigSet, UContext, reg};
 use crate::sys;
 use core::arch::naked_asm;
@@ -48,6 +48,8 @@ const WAITING: SigSet = SigSet::ALL
     .without(SigSet::of(libc::SIGKILL))
     .without(SigSet::of(libc::SIGSTOP));
 
+// SAFETY: labels of the assembly in this module. `splitkernel_enter` alone is
+// called, with a complete frame, on an attached thread (`Block::enter`).
 unsafe extern "C" {
     fn splitkernel_again();
     fn splitkernel_look();
@@ -62,6 +64,7 @@ unsafe extern "C" {
 /// rip of the interrupted code is at 168 of the context. rbx keeps the context;
 /// it lies above the stack pointer, 16-byte aligned, behind the address that a
 /// handler would return to.
+// SAFETY: the kernel alone enters it, as a handler with three arguments.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn entry() {
     naked_asm!(
@@ -257,7 +260,6 @@ extern "C" fn from_personality(signo: i32, info: *const SigInfo, context: *mut U
 
 /// Whether the code at `rip` is past its look at the note, or at it.
 fn is_leaving(rip: u64) -> bool {
-    let at = |f: unsafe extern "C" fn()| f as *const () as u64;
     (at(splitkernel_look)..at(splitkernel_again)).contains(&rip)
 }
 

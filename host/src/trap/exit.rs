@@ -16,6 +16,7 @@
 //! are not needed any more. Nothing below the program's stack pointer is
 //! touched.
 
+use super::at;
 use crate::signal::{UContext, reg};
 use crate::sys;
 use core::arch::{asm, naked_asm};
@@ -43,6 +44,8 @@ pub(super) struct Exit {
     flags: Cell<u64>, // 144
     mask: Cell<u64>,  // 152: the components of the FPU state to load
     able: Cell<bool>,
+    /// Where the protection keys' register is in a frame's FPU state.
+    pkru: Cell<u64>,
 }
 
 impl Exit {
@@ -53,11 +56,13 @@ impl Exit {
             flags: Cell::new(0),
             mask: Cell::new(0),
             able: Cell::new(false),
+            pkru: Cell::new(0),
         }
     }
 
-    /// Finds out whether the calling thread can leave so at all: not with a
-    /// shadow stack, which the kernel has pushed to as well.
+    /// Finds out whether the calling thread can leave so at all (not with a
+    /// shadow stack, which the kernel has pushed to as well), and what of this CPU
+    /// the exit must know.
     pub(super) fn probe(&self) {
         let mut features = 0u64;
         let args = [
@@ -71,6 +76,9 @@ impl Exit {
         // SAFETY: the word lives. Kernels without shadow stacks answer EINVAL.
         let known = unsafe { sys::plain(linux_raw_sys::general::__NR_arch_prctl, args) };
         self.able.set(known.is_err() || features == 0);
+        // Here, not at each miss: a hypervisor answers CPUID by leaving the guest.
+        let offset = core::arch::x86_64::__cpuid_count(0xd, 9).ebx;
+        self.pkru.set(offset.into());
     }
 
     /// Notes what the exit needs to go on with `context`, a frame that the
@@ -85,7 +93,7 @@ impl Exit {
             return false;
         }
         // SAFETY: the kernel has made this frame, on this thread.
-        let Some(mask) = (unsafe { components(context.fpstate) }) else {
+        let Some(mask) = (unsafe { components(context.fpstate, self.pkru.get()) }) else {
             return false;
         };
         self.mask.set(mask);
@@ -98,7 +106,6 @@ impl Exit {
     /// Puts right a context that was interrupted in the exit, from its look on.
     /// True if it was.
     pub(super) fn settle(&self, context: &mut UContext) -> bool {
-        let at = |f: unsafe extern "C" fn()| f as *const () as u64;
         let exit = at(splitkernel_fault_exit)..=at(splitkernel_fault_exit_end);
         let g = &mut context.gregs;
         let is_here = exit.contains(&g[reg::RIP]);
@@ -117,8 +124,9 @@ impl Exit {
 /// the program has another value there is no answer.
 ///
 /// # Safety
-/// `fpstate` must be that of a frame which the kernel pushed on this thread.
-unsafe fn components(fpstate: u64) -> Option<u64> {
+/// `fpstate` must be that of a frame which the kernel pushed on this thread, and
+/// `pkru` the offset of that register in it, where the CPU has one.
+unsafe fn components(fpstate: u64, pkru: u64) -> Option<u64> {
     if fpstate == 0 {
         return None;
     }
@@ -139,23 +147,24 @@ unsafe fn components(fpstate: u64) -> Option<u64> {
         asm!("rdpkru", in("ecx") 0, out("eax") now, out("edx") _, options(nomem, nostack));
         now
     };
-    let offset = core::arch::x86_64::__cpuid_count(0xd, 9).ebx;
     // SAFETY: as above; the component is part of the area.
     let saved = unsafe {
         match *((fpstate + XSTATE_BV) as *const u64) & PKRU {
             0 => 0,
-            _ => *((fpstate + u64::from(offset)) as *const u32),
+            _ => *((fpstate + pkru) as *const u32),
         }
     };
     (saved == now).then_some(mask & !PKRU)
 }
 
+// SAFETY: labels of the assembly in this module; they are only looked up.
 unsafe extern "C" {
     fn splitkernel_fault_exit();
     fn splitkernel_fault_exit_end();
 }
 
 /// The context in rbx, and behind rsp as `entry` has it.
+// SAFETY: `entry` alone jumps here, after `Exit::prepare` said yes.
 #[unsafe(naked)]
 pub(super) unsafe extern "C" fn fast() {
     naked_asm!(

@@ -35,7 +35,7 @@
 //!   lost between the look and the program.
 
 use super::stubs;
-use super::{Block, take_pending};
+use super::{Block, at, take_pending};
 use crate::signal::{SigInfo, UContext, reg};
 use core::arch::{asm, naked_asm};
 use std::cell::Cell;
@@ -164,7 +164,6 @@ impl Block {
     /// in the gate; see the module. Returns the signal to deliver where this
     /// is the gate's exit with a signal that was noted.
     pub(super) fn settle(&self, signo: i32, context: &mut UContext) -> Option<SigInfo> {
-        let at = |f: unsafe extern "C" fn()| f as *const () as u64;
         let (start, flags) = (address(), at(splitkernel_gate_flags));
         let first = start..=at(splitkernel_gate_open);
         let short = at(splitkernel_gate_short)..=at(splitkernel_gate_short_end);
@@ -214,6 +213,7 @@ extern "C" fn answer(number: u64, args: &[u64; 6]) -> Answer {
     }
 }
 
+// SAFETY: labels of the assembly in this module; they are only looked up.
 unsafe extern "C" {
     fn splitkernel_gate_flags();
     fn splitkernel_gate_open();

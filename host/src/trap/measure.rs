@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 const TIMES: usize = 31;
 
+// SAFETY: labels of the assembly in this module; they are only looked up.
 unsafe extern "C" {
     fn splitkernel_measure_fault();
     fn splitkernel_measure_done();

@@ -1,11 +1,12 @@
 //! The window: blocking calls that the program's signals may interrupt.
 
-use super::{current, hold};
+use super::{at, current, hold};
 use crate::signal;
 use crate::sys;
 use core::arch::naked_asm;
 use std::cell::Cell;
 
+// SAFETY: labels of the assembly in this module; they are only looked up.
 unsafe extern "C" {
     fn splitkernel_window_start();
     fn splitkernel_window_end();
@@ -14,7 +15,6 @@ unsafe extern "C" {
 
 /// Where a call that `rip` is about to make is given up, if it is in the window.
 pub(super) fn abort_of(rip: u64) -> Option<u64> {
-    let at = |f: unsafe extern "C" fn()| f as *const () as u64;
     let window = at(splitkernel_window_start)..=at(splitkernel_window_end);
     window
         .contains(&rip)

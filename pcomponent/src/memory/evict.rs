@@ -451,15 +451,7 @@ impl Memory {
     }
 
     fn post_writes(&self, me: &mut Scratch, len: usize, counters: &Counters) -> bool {
-        while let Some(&(node, _)) = me.segments.first() {
-            me.posted.clear();
-            let posted = &mut me.posted;
-            me.segments.retain(|(n, s)| {
-                if *n == node {
-                    posted.push(*s);
-                }
-                *n != node
-            });
+        while let Some(node) = me.next_node() {
             let src = &me.buffer[..len];
             if !self.remote.write(&mut me.links, node, &me.posted, src) {
                 return false;

@@ -220,15 +220,7 @@ impl Memory {
                 }
             }
         }
-        while let Some(&(node, _)) = me.segments.first() {
-            me.posted.clear();
-            let posted = &mut me.posted;
-            me.segments.retain(|(n, s)| {
-                if *n == node {
-                    posted.push(*s);
-                }
-                *n != node
-            });
+        while let Some(node) = me.next_node() {
             let dst = &mut me.buffer[..len];
             if !self.remote.read(&mut me.links, node, &me.posted, dst) {
                 return None;

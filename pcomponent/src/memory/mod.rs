@@ -91,6 +91,23 @@ pub(crate) struct Scratch {
     expected: u32,
 }
 
+impl Scratch {
+    /// Moves the segments of the first one's component from `segments` to
+    /// `posted`: what one operation moves. `None` when there are no more.
+    fn next_node(&mut self) -> Option<NodeId> {
+        let &(node, _) = self.segments.first()?;
+        self.posted.clear();
+        let posted = &mut self.posted;
+        self.segments.retain(|(n, s)| {
+            if *n == node {
+                posted.push(*s);
+            }
+            *n != node
+        });
+        Some(node)
+    }
+}
+
 impl Memory {
     /// An empty address space in front of `remote`.
     ///

@@ -5,11 +5,18 @@ use super::bare;
 use super::partner::Partner;
 use crate::ending::Ending;
 use crate::out::show;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use fabric::ClusterKey;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+/// Longest that it may take to start.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 30,
+    tv_nsec: 0,
+};
 
 /// Answers at `listen`, and bare, until standard input ends: it does when
 /// whoever started this is gone.
@@ -47,6 +54,13 @@ impl Other {
             port: 0,
         };
         let output = other.child.stdout.take().context("its output")?;
+        let mut ready = [PollFd::new(&output, PollFlags::IN)];
+        if poll(&mut ready, Some(&PATIENCE)).context("the process that answers")? == 0 {
+            bail!(
+                "the process that answers said nothing for {} s: is this machine overloaded?",
+                PATIENCE.tv_sec
+            );
+        }
         let mut line = String::new();
         BufReader::new(output)
             .read_line(&mut line)
