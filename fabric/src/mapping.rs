@@ -6,13 +6,21 @@
 //! was copied out is untrusted.
 
 use crate::FabricError;
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+/// Bytes of a huge page: what one entry of the second level of page tables maps.
+pub(crate) const HUGE: usize = 2 << 20;
+/// From Linux's `mman-common.h`; not all C libraries have it.
+const MADV_COLLAPSE: libc::c_int = 25;
 
 /// A mapping of the whole of a memfd. Unmapped when dropped.
 #[derive(Debug)]
@@ -40,10 +48,14 @@ impl Mapping {
             ProtFlags::READ
         };
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-        // SAFETY: a new mapping at an address the kernel chooses touches no
-        // memory that exists.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) }
-            .map_err(|e| failed(format!("{len} bytes: {e}")))?;
+        let start = if len < HUGE {
+            // SAFETY: a new mapping at an address the kernel chooses touches no
+            // memory that exists.
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) }
+        } else {
+            map_aligned(len, prot, flags, fd.as_fd())
+        };
+        let start = start.map_err(|e| failed(format!("{len} bytes: {e}")))?;
         let start = NonNull::new(start.cast()).ok_or_else(|| failed("at 0".to_owned()))?;
         Ok(Mapping {
             start,
@@ -102,27 +114,73 @@ impl Mapping {
     /// entry of page table and TLB for 2 MiB, here and in whoever else maps
     /// them. All of the mapping at once, which so stays one for the kernel.
     pub(crate) fn prefer_huge_pages(&self) {
-        // SAFETY: advice changes no content. Small pages will do.
-        let _ = unsafe {
-            rustix::mm::madvise(self.start.as_ptr().cast(), self.len, Advice::LinuxHugepage)
-        };
+        let _ = self.advise(0, self.len(), Advice::LinuxHugepage);
     }
 
-    /// Maps the pages of a range at once, committing them: one call instead
-    /// of a fault for each.
+    /// Maps the pages of a range at once: one call instead of a fault for each.
+    /// Those that do not exist yet are made.
     pub(crate) fn populate(&self, offset: u64, len: u64) -> Result<(), Errno> {
-        let start = self.at(offset, len).ok_or(Errno::INVAL)?;
-        let into = start.align_offset(4096);
-        let back = if into == 0 { 0 } else { 4096 - into };
-        let advice = if self.writable {
-            Advice::LinuxPopulateWrite
-        } else {
-            Advice::LinuxPopulateRead
-        };
-        let start = start.wrapping_sub(back);
-        // SAFETY: inside the mapping, rounded to its pages; populating changes
-        // no content.
-        unsafe { rustix::mm::madvise(start.cast(), len as usize + back, advice) }
+        // Of shared memory a load maps as a store does, with its neighbours.
+        self.advise(offset, len, Advice::LinuxPopulateRead)
+    }
+
+    /// Makes the 2 MiB at `offset` a huge page and maps it; false where the
+    /// system has none. It need not give huge pages to those who merely touch
+    /// shared memory (`shmem_enabled`): madvise(2), `MADV_COLLAPSE`, Linux 6.1.
+    pub(crate) fn collapse(&self, offset: u64) -> bool {
+        let huge = HUGE as u64;
+        // It collapses what has a page.
+        let ready = offset.is_multiple_of(huge)
+            && self.advise(offset, huge, Advice::LinuxHugepage).is_ok()
+            && self.populate(offset, PAGE).is_ok();
+        let start = self.at(offset, huge).filter(|_| ready);
+        start.is_some_and(|start| {
+            // SAFETY: inside the mapping; contents stay what they are.
+            unsafe { libc::madvise(start.cast(), HUGE, MADV_COLLAPSE) == 0 }
+        })
+    }
+
+    /// Gives advice about a range, rounded out to its pages.
+    fn advise(&self, offset: u64, len: u64, advice: Advice) -> Result<(), Errno> {
+        let into = offset % PAGE;
+        let start = self.at(offset - into, len + into).ok_or(Errno::INVAL)?;
+        // SAFETY: inside the mapping, which starts at a page; none of the advice
+        // of this module changes contents.
+        unsafe { rustix::mm::madvise(start.cast(), (len + into) as usize, advice) }
+    }
+}
+
+/// Maps `fd` so that its huge pages can be mapped whole: at a multiple of their
+/// size.
+fn map_aligned(
+    len: usize,
+    prot: ProtFlags,
+    flags: MapFlags,
+    fd: BorrowedFd<'_>,
+) -> Result<*mut c_void, Errno> {
+    let room = len.checked_add(HUGE).ok_or(Errno::NOMEM)?;
+    let none = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: new mappings touch no memory that exists: the first at an address
+    // the kernel chooses, the other inside it. What is left of the first on
+    // both sides is unmapped, and nobody else knows of it.
+    unsafe {
+        let ends = ProtFlags::empty();
+        let low = rustix::mm::mmap_anonymous(std::ptr::null_mut(), room, ends, none)?;
+        let before = low.cast::<u8>().align_offset(HUGE).min(HUGE);
+        let start = low.wrapping_byte_add(before);
+        let mapped = rustix::mm::mmap(start, len, prot, flags | MapFlags::FIXED, fd, 0);
+        if mapped.is_err() {
+            let _ = rustix::mm::munmap(low, room);
+            return mapped;
+        }
+        let (high, after) = (start.wrapping_byte_add(len), HUGE - before);
+        for (at, len) in [(low, before), (high, after)] {
+            if len > 0 {
+                // The end of a mapping is a page's; it stays reserved at worst.
+                let _ = rustix::mm::munmap(at, len);
+            }
+        }
+        mapped
     }
 }
 
@@ -159,6 +217,22 @@ pub(crate) fn is_safe_to_map(fd: &OwnedFd, len: u64) -> bool {
     let seals = rustix::fs::fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
     let real = rustix::fs::fstat(fd).map_or(0, |s| s.st_size.unsigned_abs());
     len > 0 && len <= real && seals.contains(SealFlags::SHRINK)
+}
+
+/// Writes to a memfd at `offset`, making the pages that are not there: faster
+/// than through a mapping, for they are not zeroed first.
+pub(crate) fn store(fd: &OwnedFd, mut offset: u64, mut src: &[u8]) -> Result<(), Errno> {
+    while !src.is_empty() {
+        match rustix::io::pwrite(fd, src, offset) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(n) => (src, offset) = (&src[n..], offset + n as u64),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    // As in `punch`.
+    compiler_fence(Ordering::SeqCst);
+    Ok(())
 }
 
 /// Zeros a range; whole pages of it are given back.
@@ -206,6 +280,40 @@ mod tests {
         let soft = rustix::fs::memfd_create("soft", MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&soft, 4096).unwrap();
         assert!(!is_safe_to_map(&soft, 4096));
+    }
+
+    #[test]
+    fn what_can_hold_huge_pages_is_aligned_to_them() {
+        for len in [HUGE as u64, 3 * HUGE as u64 + 4096] {
+            let fd = memfd("test", len).unwrap();
+            let map = Mapping::new(&fd, len, true).unwrap();
+            assert_eq!(map.at(0, len).unwrap().align_offset(HUGE), 0);
+            assert!(map.write(len - 1, &[1]));
+        }
+    }
+
+    #[test]
+    fn a_huge_page_keeps_what_was_there() {
+        let len = 4 * HUGE as u64;
+        let fd = memfd("test", len).unwrap();
+        let map = Mapping::new(&fd, len, true).unwrap();
+        let at = len / 2 + 5;
+        store(&fd, at, &[7, 8]).unwrap();
+        // With it or without: not all systems have huge pages.
+        let _ = map.collapse(len / 2);
+        assert!(!map.collapse(len) && !map.collapse(4096));
+        let mut all = vec![9; len as usize];
+        assert!(map.read(0, &mut all));
+        let set: Vec<usize> = (0..all.len()).filter(|n| all[*n] != 0).collect();
+        assert_eq!(
+            (set, all[at as usize]),
+            (vec![at as usize, at as usize + 1], 7)
+        );
+        // Other mappings have it as well.
+        let other = Mapping::new(&fd, len, true).unwrap();
+        other.populate(0, len).unwrap();
+        assert!(other.write(at, &[1]) && map.read(at, &mut all[..1]));
+        assert_eq!(all[0], 1);
     }
 
     #[test]

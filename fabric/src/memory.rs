@@ -2,18 +2,19 @@
 //!
 //! Lock order: a region's `grants`, then the memory's `slots`.
 
+mod costs;
 mod registered;
 
 use crate::FabricError;
 use crate::auth::random;
 use crate::frame::Piece;
-use crate::mapping::{Mapping, memfd, punch, read_only};
+use crate::mapping::{HUGE, Mapping, memfd, punch, read_only, store};
 use crate::table::{Grant, SLOTS, TABLE, Table};
 use crate::verbs::{Pins, Registration};
+use costs::COSTS;
 use proto::Identity;
 use proto::addr::RemoteKey;
 use rustix::fd::OwnedFd;
-use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -407,37 +408,63 @@ impl Region {
         let region = &*self.0;
         match region.pins.if_none(|| punch(&region.fd, &range)) {
             Some(done) => done.map_err(|e| FabricError::local("freeing registered memory", e)),
-            None => self.overwrite(range),
+            None => self.store_zeros(range),
         }
     }
 
-    fn overwrite(&self, range: Range<u64>) -> Result<(), FabricError> {
-        let zeros = [0; 64 << 10];
-        for at in range.clone().step_by(zeros.len()) {
-            let len = (range.end - at).min(zeros.len() as u64);
-            self.write(at, &zeros[..len as usize])?;
-        }
-        Ok(())
-    }
-
-    /// Has it made of huge pages where the system gives them
+    /// Has it made of huge pages where the system gives them for a touch
     /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled`): for memory that
-    /// is committed 2 MiB at a time, since a touch commits as much.
+    /// is committed 2 MiB at a time.
     pub fn prefer_huge_pages(&self) {
         self.0.map.prefer_huge_pages();
     }
 
-    /// Commits the pages of a range now.
+    /// Commits the pages of a range now, which all become zeros: aligned 2 MiB
+    /// of it as huge pages where the system has some and they cost less.
     ///
     /// # Errors
     /// `OutOfBounds`; `Local` where there is no memory.
-    pub fn populate(&self, range: Range<u64>) -> Result<(), FabricError> {
+    pub fn commit(&self, range: Range<u64>) -> Result<(), FabricError> {
         self.check(&range)?;
-        match self.0.map.populate(range.start, range.end - range.start) {
-            // Older kernels than 5.14 have no populating: touching will do.
-            Ok(()) | Err(Errno::INVAL) => Ok(()),
-            Err(e) => Err(FabricError::local("committing registered memory", e)),
+        let mut at = range.start;
+        while at < range.end {
+            let next = (at + 1).next_multiple_of(HUGE as u64).min(range.end);
+            if !self.commit_huge(at..next) {
+                COSTS.small(next - at, || self.store_zeros(at..next))?;
+            }
+            at = next;
         }
+        Ok(())
+    }
+
+    /// Commits a range of zeros as a huge page if it can be one, the system has
+    /// one, and that costs less than pages: for what is written next.
+    pub fn commit_huge(&self, range: Range<u64>) -> bool {
+        let huge = HUGE as u64;
+        let may = range.start.is_multiple_of(huge)
+            && range.end == range.start.saturating_add(huge)
+            && self.check(&range).is_ok();
+        may && COSTS.huge(huge, || self.0.map.collapse(range.start))
+    }
+
+    fn store_zeros(&self, range: Range<u64>) -> Result<(), FabricError> {
+        let zeros = [0; 64 << 10];
+        for at in range.clone().step_by(zeros.len()) {
+            let len = (range.end - at).min(zeros.len() as u64);
+            self.store(at, &zeros[..len as usize])?;
+        }
+        Ok(())
+    }
+
+    /// Copies into memory that is not committed yet: faster than
+    /// [`Region::write`], which zeroes pages first.
+    ///
+    /// # Errors
+    /// `OutOfBounds`; `Local` where there is no memory.
+    pub fn store(&self, offset: u64, src: &[u8]) -> Result<(), FabricError> {
+        self.check(&(offset..offset.saturating_add(src.len() as u64)))?;
+        store(&self.0.fd, offset, src)
+            .map_err(|e| FabricError::local("committing registered memory", e))
     }
 }
 

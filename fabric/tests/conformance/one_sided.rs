@@ -259,7 +259,7 @@ pub(crate) fn zeroed_memory_reads_as_zeros(kind: Kind) {
     let bed = Bed::new(kind);
     let (region, key) = bed.granted(8 * PAGE as u64, ALICE, Access::ReadWrite);
     let mut alice = bed.connect(ALICE);
-    region.populate(0..8 * PAGE as u64).unwrap();
+    region.commit(0..8 * PAGE as u64).unwrap();
     alice
         .write(&segment(key, 0, 8 * PAGE as u32), &[5; 8 * PAGE])
         .unwrap();
@@ -279,7 +279,7 @@ pub(crate) fn zeroed_memory_reads_as_zeros(kind: Kind) {
         .collect();
     assert!(back == expected);
     assert!(region.zero(0..8 * PAGE as u64 + 1).is_err());
-    assert!(region.populate(0..8 * PAGE as u64 + 1).is_err());
+    assert!(region.commit(0..8 * PAGE as u64 + 1).is_err());
 }
 
 pub(crate) fn segments_outside_the_buffer_are_refused(kind: Kind) {

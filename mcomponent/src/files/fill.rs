@@ -81,12 +81,8 @@ impl Files {
         fill: Fill,
     ) -> Result<(), Errno> {
         let start = fill.start % VREGION_SIZE;
-        if fill.len > 0 {
-            region.populate(start..start + fill.len).map_err(|e| {
-                tracing::error!("{} cannot be cached: {e}", file.name());
-                Errno::ENOMEM
-            })?;
-        }
+        // A whole extent may be a huge page; else its pages come with its bytes.
+        region.commit_huge(start..start + fill.len);
         let mut done = 0;
         while done < fill.len {
             let len = (fill.len - done).min(MAX_BULK as u64) as u32;
@@ -105,7 +101,10 @@ impl Files {
             if data.is_empty() {
                 return Ok(()); // Shorter than it was: the rest is zeros.
             }
-            region.write(start + done, &data).map_err(|_| Errno::EIO)?;
+            region.store(start + done, &data).map_err(|e| {
+                tracing::error!("{} cannot be cached: {e}", file.name());
+                Errno::ENOMEM
+            })?;
             self.counters
                 .read
                 .fetch_add(data.len() as u64, Ordering::Relaxed);

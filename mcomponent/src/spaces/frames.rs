@@ -76,7 +76,7 @@ impl Frames {
         };
         self.regions.insert(vregion, region.clone());
         // All at once: a fault for each page that is written first costs more.
-        region.populate(range.clone())?;
+        region.commit(range.clone())?;
         region.grant(Identity::Process(process), range, Access::ReadWrite)
     }
 

@@ -48,7 +48,9 @@ impl MemoryOps for Kernel<'_> {
 
     fn protect(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
         self.leave_stubs(range)?;
-        self.process.memory.protect(range, prot)
+        let me = &mut self.task.scratch.borrow_mut();
+        let memory = &self.process.memory;
+        memory.protect(range, prot, me, &self.task.counters)
     }
 
     fn remap(

@@ -178,8 +178,9 @@ impl Memory {
         let weight = if self.others_store() { 2 } else { 12 };
         let shift = self.cache.shape().line_shift;
         for victim in victims.iter().filter(|v| !v.dirty) {
-            if let Some(extent) = self.pages.extent(UserAddr(victim.line.0 << shift).extent()) {
-                extent.note_no_store(weight);
+            let at = UserAddr(victim.line.0 << shift);
+            if let Some(extent) = self.pages.extent(at.extent()) {
+                extent.note_no_store(self.pages.is_remote(at), weight);
             }
         }
     }

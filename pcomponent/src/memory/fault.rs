@@ -1,8 +1,7 @@
 //! The path of a miss, from the fault to the installed line; what happens in
 //! its middle is in `fill`.
 
-use super::fill::{Plan, Source};
-use super::pages::Extent;
+use super::fill::{Piece, Plan, Source};
 use super::{BUSY_LIMIT, Memory, Scratch, stuck};
 use crate::excache::{Begin, LineNo, Slot};
 use crate::fatal;
@@ -145,14 +144,21 @@ impl Memory {
     /// promised.
     fn will_be_stored(&self, vma: &Vma, range: UserRange, at: UserAddr, me: &mut Scratch) -> bool {
         let file = matches!(vma.backing, VmaBacking::File { .. });
-        // Streams pass: what was true of their lines the last time is long ago.
-        let may = me.run.len() == 1
-            && vma.prot.has(Prot::WRITE)
+        let may = vma.prot.has(Prot::WRITE)
             && vma.range.contains_range(range)
             && !vma.flags.has(MapFlags::SHARED)
             && !(file && vma.flags.has(MapFlags::NORESERVE));
+        if !may {
+            return false;
+        }
         let extent = self.pages.extent(at.extent());
-        if !may || !extent.is_some_and(Extent::expects_stores) {
+        let expected = extent.is_some_and(|e| e.expects_stores(self.pages.is_remote(at)));
+        // Streams pass: what was true of their lines the last time is long ago,
+        // and the stream itself knows better.
+        if me.run.len() > 1 && !(file && expected) {
+            return me.run_stores;
+        }
+        if !expected {
             return false;
         }
         me.expected = me.expected.wrapping_add(1);
@@ -161,7 +167,7 @@ impl Memory {
 
     fn note_store(&self, at: UserAddr) {
         if let Some(extent) = self.pages.extent(at.extent()) {
-            extent.note_store();
+            extent.note_store(self.pages.is_remote(at));
         }
     }
 
@@ -258,7 +264,9 @@ impl Memory {
         split: &mut Split,
         counters: &Counters,
     ) {
-        let advised = me.streams.miss(line);
+        let advice = me.streams.miss(line);
+        me.run_stores = advice.stores;
+        let advised = advice.ahead;
         let mut made_room = false;
         let mut next = 1;
         while next <= u64::from(advised) {
@@ -311,23 +319,64 @@ impl Memory {
         me: &mut Scratch,
         counters: &Counters,
     ) {
-        let mut cause = Cause::ZeroFill;
+        debug_assert!(range.len() > 0);
+        let holds = |p: &&Piece| (p.start..p.start + p.len).contains(&at.0);
+        let cause = match me.pieces.iter().find(holds).map(|p| (p.source, p.file)) {
+            None | Some((Source::Zero, _)) => Cause::ZeroFill,
+            Some((_, true)) => Cause::File,
+            Some((_, false)) => Cause::Remote,
+        };
+        counters.count(cause);
+        counters.prefetched(me.run.len() as u64 - 1);
+        me.brought = (cause, me.run.len() as u32);
+        self.finish(dirty, me);
+    }
+
+    /// Brings zeros to `range`, which became writable behind memory that the
+    /// program has written: an allocator that grows its heap, and writes there
+    /// next. That saves the trap, which is most of what a first touch costs.
+    /// Nothing is evicted for it.
+    pub(super) fn touch_ahead(&self, range: UserRange, me: &mut Scratch, counters: &Counters) {
+        let shift = self.cache.shape().line_shift;
+        let last = UserAddr(range.start().0.saturating_sub(PAGE_SIZE));
+        let first = range.start().0.div_ceil(1 << shift);
+        let most = u64::from(self.prefetch).min((range.end().0 >> shift).saturating_sub(first));
+        let space = self.space();
+        let grows = |vma: &&Vma| {
+            vma.backing == VmaBacking::Anonymous
+                && vma.prot.has(Prot::WRITE)
+                && vma.range.contains(last)
+        };
+        if space.find(range.start()).filter(grows).is_none() || !self.pages.is_touched(last) {
+            return;
+        }
+        me.run.clear();
+        for line in first..first + most {
+            match self.cache.begin_fetch(LineNo(line)) {
+                Begin::Fetch(slot) => me.run.push(slot),
+                _ => break,
+            }
+        }
+        let Some(lines) = self.range_of(LineNo(first), me.run.len() as u64) else {
+            return;
+        };
+        let plan = self.plan(&space, lines, lines.start(), Access::Write, me);
+        if matches!(plan, Plan::Ready) && me.pieces.iter().all(|p| p.source == Source::Zero) {
+            self.install_zeros(Access::Write, me);
+            counters.prefetched(me.run.len() as u64);
+            self.finish(true, me);
+        } else {
+            me.run.drain(..).for_each(|slot| self.cache.abandon(slot));
+        }
+    }
+
+    /// The lines of the run are here, from now on for everyone.
+    fn finish(&self, dirty: bool, me: &mut Scratch) {
         for piece in &me.pieces {
             for page in (piece.start..piece.start + piece.len).step_by(PAGE_SIZE as usize) {
                 self.pages.touch(UserAddr(page));
             }
-            if (piece.start..piece.start + piece.len).contains(&at.0) {
-                cause = match (piece.source, piece.file) {
-                    (Source::Zero, _) => Cause::ZeroFill,
-                    (_, true) => Cause::File,
-                    (_, false) => Cause::Remote,
-                };
-            }
         }
-        debug_assert!(range.len() > 0);
-        counters.count(cause);
-        counters.prefetched(me.run.len() as u64 - 1);
-        me.brought = (cause, me.run.len() as u32);
         for slot in me.run.drain(..) {
             self.cache.finish_fetch(slot, dirty);
         }

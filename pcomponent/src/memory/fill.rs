@@ -247,7 +247,7 @@ impl Memory {
 
     /// First touches: zeros from nowhere, no message. A load maps the host's
     /// shared page of zeros, a store needs a page of its own.
-    fn install_zeros(&self, access: Access, me: &Scratch) {
+    pub(super) fn install_zeros(&self, access: Access, me: &Scratch) {
         for piece in &me.pieces {
             if access == Access::Write {
                 let mut at = piece.start;

@@ -83,6 +83,8 @@ pub(crate) struct Scratch {
     streams: stream::Streams,
     pieces: Vec<fill::Piece>,
     run: Vec<crate::excache::Slot>,
+    /// Whether the stream of the lines in `run` has been storing.
+    run_stores: bool,
     /// Why the last lines were brought, and how many.
     brought: (Cause, u32),
     /// The last address whose miss found the line present, and how often.
@@ -154,6 +156,7 @@ impl Memory {
             streams: stream::Streams::new(u32::try_from(most).unwrap_or(0)),
             pieces: Vec::new(),
             run: Vec::new(),
+            run_stores: false,
             brought: (Cause::ZeroFill, 0),
             again: (0, 0),
             expected: 0,

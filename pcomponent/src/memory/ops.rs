@@ -258,20 +258,54 @@ impl Memory {
     ///
     /// # Errors
     /// `ENOMEM`: a hole, or no room for memory that becomes writable.
-    pub(crate) fn protect(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
+    pub(crate) fn protect(
+        &self,
+        range: UserRange,
+        prot: Prot,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> Result<(), Errno> {
+        self.change_protection(range, prot)?;
+        if prot.has(Prot::WRITE) {
+            self.touch_ahead(range, me, counters);
+        }
+        Ok(())
+    }
+
+    fn change_protection(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
         let mut deferred = self.begin_change();
         let op = SpaceOp::Protect { range, prot };
-        // Home must promise memory that becomes writable; the rest it is told.
-        let promise = prot.has(Prot::WRITE) && self.needs_promise(range);
-        let answer = if promise || !self.space().is_mapped(range) {
-            self.ask_home(&mut deferred, op).map(|_| ())
-        } else {
-            self.defer(&mut deferred, op);
-            Ok(())
-        };
-        if answer == Err(Errno::ENOMEM) && self.space().is_mapped(range) {
-            return answer;
+        // Home must promise memory that becomes writable, and says what becomes
+        // of a range with holes; of the rest it is told.
+        if self.needs_home(range, prot) {
+            let answer = self.ask_home(&mut deferred, op).map(|_| ());
+            if answer == Err(Errno::ENOMEM) && self.space().is_mapped(range) {
+                return answer;
+            }
+            let (applied, host) = self.apply_protect(range, prot);
+            return applied.and(host).and(answer);
         }
+        // What the replica can't do home can't either, and does not hear of.
+        let (applied, host) = self.apply_protect(range, prot);
+        if applied.is_ok() {
+            self.defer(&mut deferred, op);
+        }
+        applied.and(host)
+    }
+
+    /// Whether home has to be asked before `range` gets protection `prot`.
+    fn needs_home(&self, range: UserRange, prot: Prot) -> bool {
+        let space = self.space();
+        let mut reserved = space.extents_with(range, prot);
+        !space.is_mapped(range) || reserved.any(|number| !space.is_accounted(number))
+    }
+
+    /// What the replica answered, and the host.
+    fn apply_protect(
+        &self,
+        range: UserRange,
+        prot: Prot,
+    ) -> (Result<(), Errno>, Result<(), Errno>) {
         let mut space = self.space_mut();
         let applied = space.protect(range, prot);
         for vma in space.overlapping(range) {
@@ -284,16 +318,10 @@ impl Memory {
             // SAFETY: the range is the program's.
             let done = unsafe { mapping::protect(part.start().0, part.len(), i32::from(prot.0)) };
             if let Err(e) = done {
-                return Err(Errno(e.0));
+                return (applied, Err(Errno(e.0)));
             }
         }
-        applied.and(answer)
-    }
-
-    /// Whether making `range` writable needs memory that home has not promised.
-    fn needs_promise(&self, range: UserRange) -> bool {
-        let space = self.space();
-        range.extents().any(|number| !space.is_accounted(number))
+        (applied, Ok(()))
     }
 
     /// madvise(2), `MADV_DONTNEED` and `MADV_FREE`.
@@ -411,7 +439,7 @@ impl Memory {
             self.copy_touched(old, new, me, counters)?;
         }
         if request.prot != attributes.prot {
-            self.protect(new, attributes.prot)?;
+            self.change_protection(new, attributes.prot)?;
         }
         self.unmap(old, me, counters)?;
         Ok(new.start())
@@ -486,10 +514,24 @@ impl Memory {
     /// brk(2): the break after it.
     pub(crate) fn brk(&self, addr: UserAddr, me: &mut Scratch, counters: &Counters) -> UserAddr {
         let mut deferred = self.begin_change();
-        let before = self.space_mut().brk(UserAddr(0));
-        let answer = self.ask_home(&mut deferred, SpaceOp::Brk { addr });
-        let Ok(SpaceDone::Brk { addr: now, .. }) = answer else {
+        let (before, plan, promised) = {
+            let space = self.space();
+            let plan = space.plan_brk(addr);
+            let mut grown = plan.into_iter().flatten().flat_map(UserRange::extents);
+            let promised = grown.all(|number| space.is_accounted(number));
+            (space.break_now(), plan, promised)
+        };
+        if plan.is_none() {
             return before;
+        }
+        let op = SpaceOp::Brk { addr };
+        let now = if promised {
+            addr
+        } else {
+            match self.ask_home(&mut deferred, op.clone()) {
+                Ok(SpaceDone::Brk { addr: now, .. }) => now,
+                _ => return before,
+            }
         };
         let mut space = self.space_mut();
         let page = |a: UserAddr| a.align_up(PAGE_SIZE).unwrap_or(a);
@@ -500,12 +542,21 @@ impl Memory {
             self.settle_edges(&space, grown, me, counters);
             if let Err(e) = self.map_host(grown, Prot::READ_WRITE) {
                 drop(space);
-                let _ = self.ask_home(&mut deferred, SpaceOp::Brk { addr: before });
+                if !promised {
+                    self.defer(&mut deferred, SpaceOp::Brk { addr: before });
+                }
                 tracing::warn!("the host cannot grow the heap: {e}");
                 return before;
             }
         }
         space.brk(now);
+        drop(space);
+        if promised {
+            self.defer(&mut deferred, op);
+        }
+        if let Some(grown) = UserRange::between(page(before), page(now)) {
+            self.touch_ahead(grown, me, counters);
+        }
         now
     }
 

@@ -36,43 +36,48 @@ pub(crate) struct Held {
 /// 2 MiB of the address space.
 pub(crate) struct Extent {
     lease: RwLock<Option<Held>>,
-    /// How likely a line that is loaded is to be stored to as well: see
-    /// [`Extent::expects_stores`].
-    stores: AtomicU8,
+    /// How likely a line that is loaded is to be stored to as well, of those
+    /// whose bytes come from elsewhere (a file), and of those that were written
+    /// back once: see [`Extent::expects_stores`].
+    stores: [AtomicU8; 2],
     pages: [AtomicU8; PAGES_PER_EXTENT],
 }
 
 impl Extent {
-    fn new() -> Extent {
+    /// With what was seen of `like`.
+    fn new(like: Option<&Extent>) -> Extent {
+        let stores = |n: usize| like.map_or(0, |e| e.stores[n].load(Ordering::Relaxed));
         Extent {
             lease: RwLock::new(None),
-            stores: AtomicU8::new(0),
+            stores: [0, 1].map(|n| AtomicU8::new(stores(n))),
             pages: std::array::from_fn(|_| AtomicU8::new(0)),
         }
     }
 
     /// Whether lines of the extent that are brought by a load had better be
     /// installed as by a store: of those that were not, enough were stored to
-    /// later, each by a fault of its own.
-    pub(super) fn expects_stores(&self) -> bool {
-        self.stores.load(Ordering::Relaxed) >= STORES_EXPECTED
+    /// later, each by a fault of its own. `remote`: the memory component holds
+    /// them. (A program may go through a file and change it, and only look at
+    /// what it made of it from then on.)
+    pub(super) fn expects_stores(&self, remote: bool) -> bool {
+        self.stores[usize::from(remote)].load(Ordering::Relaxed) >= STORES_EXPECTED
     }
 
     // Estimates: two threads may lose a step of each other's.
 
     /// A clean line was stored to.
-    pub(super) fn note_store(&self) {
-        let now = self.stores.load(Ordering::Relaxed);
-        let more = now.saturating_add(STORE_WEIGHT).min(STORES_MOST);
-        self.stores.store(more, Ordering::Relaxed);
+    pub(super) fn note_store(&self, remote: bool) {
+        let stores = &self.stores[usize::from(remote)];
+        let more = stores.load(Ordering::Relaxed).saturating_add(STORE_WEIGHT);
+        stores.store(more.min(STORES_MOST), Ordering::Relaxed);
     }
 
     /// A clean line is evicted: it was loaded only. `weight`: what it counts.
-    pub(super) fn note_no_store(&self, weight: u8) {
-        let now = self.stores.load(Ordering::Relaxed);
+    pub(super) fn note_no_store(&self, remote: bool, weight: u8) {
+        let stores = &self.stores[usize::from(remote)];
+        let now = stores.load(Ordering::Relaxed);
         if now > 0 {
-            let less = now.saturating_sub(weight);
-            self.stores.store(less, Ordering::Relaxed);
+            stores.store(now.saturating_sub(weight), Ordering::Relaxed);
         }
     }
 
@@ -131,7 +136,9 @@ impl PageTable {
             return Some(extent);
         }
         let entry = self.extents.get(usize::try_from(number).ok()?)?;
-        let new = Box::into_raw(Box::new(Extent::new()));
+        // What goes for an extent most likely goes for the next one.
+        let below = number.checked_sub(1).and_then(|n| self.extent(n));
+        let new = Box::into_raw(Box::new(Extent::new(below)));
         let won = entry.compare_exchange(
             std::ptr::null_mut(),
             new,
@@ -241,19 +248,20 @@ mod tests {
 
     #[test]
     fn stores_are_expected_where_there_were_some() {
-        let extent = Extent::new();
-        assert!(!extent.expects_stores());
-        (0..3).for_each(|_| extent.note_store());
-        assert!(extent.expects_stores());
-        (0..20).for_each(|_| extent.note_no_store(2));
-        assert!(!extent.expects_stores());
+        let extent = Extent::new(None);
+        assert!(!extent.expects_stores(true));
+        (0..3).for_each(|_| extent.note_store(true));
+        assert!(extent.expects_stores(true) && !extent.expects_stores(false));
+        assert!(Extent::new(Some(&extent)).expects_stores(true));
+        (0..20).for_each(|_| extent.note_no_store(true, 2));
+        assert!(!extent.expects_stores(true));
         // One in seven is enough for a weight of 2, and not for one of 12.
         for (weight, expected) in [(2, true), (12, false)] {
             (0..100).for_each(|_| {
-                extent.note_store();
-                (0..6).for_each(|_| extent.note_no_store(weight));
+                extent.note_store(false);
+                (0..6).for_each(|_| extent.note_no_store(false, weight));
             });
-            assert_eq!(extent.expects_stores(), expected, "weight {weight}");
+            assert_eq!(extent.expects_stores(false), expected, "weight {weight}");
         }
     }
 

@@ -1,9 +1,16 @@
 //! Sequential streams of misses, per thread: how many lines to fetch ahead,
-//! and what is known of the use of those that were.
+//! whether they will be stored to, and what is known of the use of those that
+//! were fetched.
 
 use crate::excache::LineNo;
 
 const STREAMS: usize = 8;
+/// A miss so many lines or fewer behind where a stream would go on, and that no
+/// other stream waits for, is the stream's: it leaves out what another thread
+/// works on, or what is here already.
+const HOP: u64 = 64;
+/// If the stream has fetched so many lines at once: random misses have not.
+const HOPS: u32 = 8;
 
 #[derive(Clone, Copy)]
 struct Stream {
@@ -16,8 +23,53 @@ struct Stream {
     ahead: u32,
     /// How many of these are not known to have been touched.
     open: u32,
+    /// How many of them were stored to after they had come clean.
+    stored: u32,
+    /// Whether the lines that come next are better installed as by a store,
+    /// and how many runs were in a row.
+    stores: bool,
+    trusted: u32,
     /// When it last moved.
     used: u64,
+}
+
+impl Stream {
+    /// That starts behind a miss of `line`.
+    fn behind(line: u64, used: u64) -> Stream {
+        Stream {
+            next: line.saturating_add(1),
+            depth: 0,
+            first: 0,
+            ahead: 0,
+            open: 0,
+            stored: 0,
+            stores: false,
+            trusted: 0,
+            used,
+        }
+    }
+
+    /// What the last run shows of the next: lines that came clean and were
+    /// stored to, half of them or more. Runs that come as by a store show
+    /// nothing; one in sixteen comes clean to see whether it still holds.
+    fn learn(&mut self) {
+        if self.stores {
+            self.trusted += 1;
+            self.stores = !self.trusted.is_multiple_of(16);
+        } else if self.ahead > 0 {
+            self.stores = 2 * self.stored >= self.ahead;
+        }
+        self.stored = 0;
+    }
+}
+
+/// What to do about a miss.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Advice {
+    /// So many lines after it had better come with it.
+    pub ahead: u32,
+    /// And all of them as by a store.
+    pub stores: bool,
 }
 
 /// What came to be known of lines that were fetched ahead.
@@ -41,48 +93,48 @@ pub(super) struct Streams {
 impl Streams {
     /// Fetches at most `most` lines ahead; 0 turns prefetch off.
     pub(super) fn new(most: u32) -> Streams {
-        let idle = Stream {
-            next: u64::MAX,
-            depth: 0,
-            first: 0,
-            ahead: 0,
-            open: 0,
-            used: 0,
-        };
         Streams {
-            streams: [idle; STREAMS],
+            streams: [Stream::behind(u64::MAX, 0); STREAMS],
             clock: 0,
             most,
             known: Known::default(),
         }
     }
 
-    /// A miss of `line`: how many of the lines after it to fetch with it. The
-    /// depth doubles with each miss that continues a stream; such a miss shows
-    /// that the program went through the lines that were fetched last.
-    pub(super) fn miss(&mut self, line: LineNo) -> u32 {
+    /// A miss of `line`. The depth doubles with each miss that continues a
+    /// stream; such a miss shows that the program went through the lines that
+    /// were fetched last. It is halved where the stream hops.
+    pub(super) fn miss(&mut self, line: LineNo) -> Advice {
         self.clock += 1;
         let (clock, most) = (self.clock, self.most);
-        if let Some(s) = self.streams.iter_mut().find(|s| s.next == line.0) {
-            self.known.useful += u64::from(s.open);
-            s.depth = (s.depth * 2).max(2).min(most);
+        let next = |s: &Stream| s.next == line.0;
+        let hops = |s: &Stream| s.depth >= HOPS && (1..=HOP).contains(&line.0.wrapping_sub(s.next));
+        let found = self.streams.iter().position(next);
+        let hopped = || self.streams.iter().position(hops);
+        if let Some(at) = found.or_else(hopped) {
+            let s = &mut self.streams[at];
+            let depth = if found.is_some() {
+                self.known.useful += u64::from(s.open);
+                (s.depth * 2).max(2).min(most)
+            } else {
+                // It may lead nowhere.
+                s.depth / 2
+            };
+            s.learn();
+            s.depth = depth;
             (s.first, s.ahead, s.open) = (line.0 + 1, s.depth, s.depth);
             s.next = line.0 + 1 + u64::from(s.depth);
             s.used = clock;
-            return s.depth;
+            return Advice {
+                ahead: s.depth,
+                stores: s.stores,
+            };
         }
         if let Some(oldest) = self.streams.iter_mut().min_by_key(|s| s.used) {
             self.known.wasted += u64::from(oldest.open);
-            *oldest = Stream {
-                next: line.0 + 1,
-                depth: 0,
-                first: 0,
-                ahead: 0,
-                open: 0,
-                used: clock,
-            };
+            *oldest = Stream::behind(line.0, clock);
         }
-        0
+        Advice::default()
     }
 
     /// Fewer lines than advised were fetched after `line`, which was the last
@@ -103,6 +155,7 @@ impl Streams {
         };
         if let Some(s) = self.streams.iter_mut().find(ahead) {
             s.open -= 1;
+            s.stored += 1;
             self.known.useful += 1;
         }
     }
@@ -122,7 +175,7 @@ mod tests {
         let mut s = Streams::new(16);
         let (mut line, mut depths) = (100, Vec::new());
         for _ in 0..6 {
-            let ahead = s.miss(LineNo(line));
+            let ahead = s.miss(LineNo(line)).ahead;
             depths.push(ahead);
             line += 1 + u64::from(ahead);
         }
@@ -132,7 +185,7 @@ mod tests {
     #[test]
     fn random_misses_fetch_nothing_ahead() {
         let mut s = Streams::new(16);
-        assert!((0..1000u64).all(|n| s.miss(LineNo(n * 7919 % 100_003)) == 0));
+        assert!((0..1000u64).all(|n| s.miss(LineNo(n * 7919 % 100_003)).ahead == 0));
     }
 
     #[test]
@@ -142,7 +195,7 @@ mod tests {
         let mut depths = [0; 2];
         for _ in 0..4 {
             for (line, depth) in at.iter_mut().zip(&mut depths) {
-                *depth = s.miss(LineNo(*line));
+                *depth = s.miss(LineNo(*line)).ahead;
                 *line += 1 + u64::from(*depth);
             }
         }
@@ -154,7 +207,7 @@ mod tests {
         let mut s = Streams::new(8);
         let _ = (s.miss(LineNo(0)), s.miss(LineNo(1)));
         s.fell_short(LineNo(1), 0, 0);
-        assert_eq!(s.miss(LineNo(2)), 4);
+        assert_eq!(s.miss(LineNo(2)).ahead, 4);
     }
 
     #[test]
@@ -165,7 +218,7 @@ mod tests {
         s.fell_short(LineNo(1), 1, 3);
         s.stored(LineNo(4));
         assert_eq!(s.take_known().useful, 0, "not fetched ahead");
-        assert_eq!(s.miss(LineNo(6)), 4);
+        assert_eq!(s.miss(LineNo(6)).ahead, 4);
         assert_eq!(s.take_known().useful, 1);
     }
 
@@ -181,7 +234,7 @@ mod tests {
                 wasted: 0
             }
         );
-        let _: Vec<u32> = (0..8).map(|n| s.miss(LineNo(1000 * (n + 1)))).collect();
+        let _: Vec<Advice> = (0..8).map(|n| s.miss(LineNo(1000 * (n + 1)))).collect();
         assert_eq!(
             s.take_known(),
             Known {
@@ -227,6 +280,72 @@ mod tests {
     #[test]
     fn off_is_off() {
         let mut s = Streams::new(0);
-        assert!((0..50).all(|n| s.miss(LineNo(n)) == 0));
+        assert!((0..50).all(|n| s.miss(LineNo(n)).ahead == 0));
+    }
+
+    #[test]
+    fn a_stream_hops_over_what_another_thread_works_on() {
+        // Two threads take turns at pieces of 16 lines.
+        let mut s = Streams::new(16);
+        let (mut misses, mut lines) = (0, 0);
+        for piece in (0..6400).step_by(32) {
+            let mut line = piece;
+            while line < piece + 16 {
+                let ahead = u64::from(s.miss(LineNo(line)).ahead);
+                let here = ahead.min(piece + 15 - line);
+                if here < ahead {
+                    s.fell_short(LineNo(line), here as u32, 0);
+                }
+                (misses, lines) = (misses + 1, lines + 1 + here);
+                line += 1 + here;
+            }
+        }
+        assert_eq!(lines, 3200);
+        assert!(misses <= 2 * 200 + 8, "{misses} misses for 200 pieces");
+        // Not far, not backwards, and not what never was a stream.
+        let last = 6399 - 16;
+        assert!(
+            [last + 200, last - 40]
+                .iter()
+                .all(|n| s.miss(LineNo(*n)).ahead == 0)
+        );
+        let mut s = Streams::new(16);
+        assert!((0..50).all(|n| s.miss(LineNo(3 * n)).ahead == 0));
+    }
+
+    /// The run of lines that the next miss of a stream brings: whether as by a
+    /// store. `stores`: the program stores to all that came clean.
+    fn run(s: &mut Streams, line: &mut u64, stores: bool) -> bool {
+        let advice = s.miss(LineNo(*line));
+        if stores && !advice.stores {
+            (1..=u64::from(advice.ahead)).for_each(|n| s.stored(LineNo(*line + n)));
+        }
+        *line += 1 + u64::from(advice.ahead);
+        advice.stores
+    }
+
+    #[test]
+    fn stores_are_expected_of_a_stream_that_stores() {
+        let mut s = Streams::new(16);
+        let mut line = 0;
+        let runs: Vec<bool> = (0..36).map(|_| run(&mut s, &mut line, true)).collect();
+        let clean = |n: &usize| !runs[*n];
+        let clean: Vec<usize> = (0..runs.len()).filter(clean).collect();
+        assert_eq!(clean, [0, 1, 18, 35], "the first two, and one in seventeen");
+        // It stops to store: seen by the next run that comes clean.
+        let runs: Vec<bool> = (0..40).map(|_| run(&mut s, &mut line, false)).collect();
+        assert!(runs[18..].iter().all(|stores| !stores));
+    }
+
+    #[test]
+    fn stores_are_not_expected_of_a_stream_that_loads() {
+        let mut s = Streams::new(16);
+        let mut line = 0;
+        assert!((0..40).all(|_| !run(&mut s, &mut line, false)));
+        // Few of the lines.
+        for _ in 0..40 {
+            assert!(!run(&mut s, &mut line, false));
+            s.stored(LineNo(line - 1));
+        }
     }
 }

@@ -77,7 +77,7 @@ impl Partner {
         let server = Server::bind(&[listen.to_owned()], Identity::Operator, key.clone())?;
         let whole = 0..LARGEST as u64;
         let region = server.memory().register(LARGEST as u64, "bench")?;
-        region.populate(whole.clone())?;
+        region.commit(whole.clone())?;
         let key = region.grant(Identity::Operator, whole, Access::ReadWrite)?;
         let memory = RemoteAddr { key, offset: 0 };
         server.serve(Arc::new(Answers { memory }))?;
