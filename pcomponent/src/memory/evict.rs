@@ -171,7 +171,7 @@ impl Memory {
         me.victims = victims;
     }
 
-    /// Clean victims were loaded and not stored to. What that counts: where other
+    /// Clean victims that were missed were loaded and not stored to. What that counts: where other
     /// threads run a store to a clean line is dearer, and worth avoiding if one
     /// line in seventeen sees one; else, if one in four does.
     fn note_clean(&self, victims: &[Victim]) {
@@ -179,7 +179,9 @@ impl Memory {
         let shift = self.cache.shape().line_shift;
         for victim in victims.iter().filter(|v| !v.dirty) {
             let at = UserAddr(victim.line.0 << shift);
-            if let Some(extent) = self.pages.extent(at.extent()) {
+            if let Some(extent) = self.pages.extent(at.extent())
+                && !self.pages.came_ahead(at)
+            {
                 extent.note_no_store(self.pages.is_remote(at), weight);
             }
         }

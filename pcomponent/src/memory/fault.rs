@@ -11,6 +11,9 @@ use host::clock;
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::mem::{MapFlags, Prot};
 
+/// A stream that brings more lines than these at once has shown what it does.
+const KNOWN_STREAM: usize = 8;
+
 /// What the program tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Access {
@@ -153,9 +156,9 @@ impl Memory {
         }
         let extent = self.pages.extent(at.extent());
         let expected = extent.is_some_and(|e| e.expects_stores(self.pages.is_remote(at)));
-        // Streams pass: what was true of their lines the last time is long ago,
-        // and the stream itself knows better.
-        if me.run.len() > 1 && !(file && expected) {
+        // Long streams know for themselves. They pass: what was true of their
+        // lines the last time is long ago.
+        if me.run.len() > KNOWN_STREAM && !(file && expected) {
             return me.run_stores;
         }
         if !expected {
@@ -372,9 +375,10 @@ impl Memory {
 
     /// The lines of the run are here, from now on for everyone.
     fn finish(&self, dirty: bool, me: &mut Scratch) {
+        let ahead = me.run.len() > 1;
         for piece in &me.pieces {
             for page in (piece.start..piece.start + piece.len).step_by(PAGE_SIZE as usize) {
-                self.pages.touch(UserAddr(page));
+                self.pages.touch(UserAddr(page), ahead);
             }
         }
         for slot in me.run.drain(..) {

@@ -17,6 +17,10 @@ const TOUCHED: u8 = 1;
 /// The memory component holds the page's bytes.
 const REMOTE: u8 = 2;
 
+/// The page came with another that was missed: whether the program wanted it is
+/// not known.
+const AHEAD: u8 = 4;
+
 /// A store to a clean line counts so much in [`Extent::stores`], which is
 /// believed from so much on, and counts no further than so much: what a program
 /// did before is forgotten within a few lines.
@@ -167,15 +171,30 @@ impl PageTable {
         self.flags(at) & TOUCHED != 0
     }
 
-    /// The page is being installed.
-    pub(super) fn touch(&self, at: UserAddr) {
+    /// The page is being installed; `ahead`: with one that was missed.
+    pub(super) fn touch(&self, at: UserAddr, ahead: bool) {
         let Some(extent) = self.extent_or_new(at.extent()) else {
             return;
         };
-        if extent.pages[index(at)].fetch_or(TOUCHED, Ordering::AcqRel) & TOUCHED == 0 {
+        let page = &extent.pages[index(at)];
+        let before = if ahead {
+            page.fetch_or(TOUCHED | AHEAD, Ordering::AcqRel)
+        } else {
+            let before = page.fetch_or(TOUCHED, Ordering::AcqRel);
+            if before & AHEAD != 0 {
+                page.fetch_and(!AHEAD, Ordering::AcqRel);
+            }
+            before
+        };
+        if before & TOUCHED == 0 {
             let now = self.footprint.fetch_add(1, Ordering::Relaxed) + 1;
             self.peak.fetch_max(now, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the page came with another that was missed, the last time.
+    pub(super) fn came_ahead(&self, at: UserAddr) -> bool {
+        self.flags(at) & AHEAD != 0
     }
 
     /// The memory component holds the page's bytes now.
@@ -232,9 +251,11 @@ mod tests {
         let table = PageTable::new();
         let at = UserAddr(0x4000_0000);
         assert!(!table.is_remote(at));
-        table.touch(at);
-        table.touch(at);
-        table.touch(UserAddr(at.0 + PAGE_SIZE));
+        table.touch(at, true);
+        assert!(table.came_ahead(at));
+        table.touch(at, false);
+        assert!(!table.came_ahead(at));
+        table.touch(UserAddr(at.0 + PAGE_SIZE), false);
         table.set_remote(at);
         assert!(table.is_remote(at) && !table.is_remote(UserAddr(at.0 + PAGE_SIZE)));
         assert_eq!(table.footprint(), (2, 2));
@@ -270,7 +291,7 @@ mod tests {
         let table = PageTable::new();
         assert!(table.extent_or_new(USER_MAX.extent()).is_none());
         assert!(table.extent(u64::MAX).is_none());
-        table.touch(UserAddr(u64::MAX));
+        table.touch(UserAddr(u64::MAX), false);
         assert_eq!(table.footprint(), (0, 0));
     }
 }
