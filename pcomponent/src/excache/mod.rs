@@ -35,6 +35,7 @@ mod set;
 mod tests;
 
 use low::Low;
+pub use policy::Coming;
 use set::{Set, State};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -269,7 +270,7 @@ impl ExCache {
     }
 
     /// A thread missed `line`.
-    pub fn begin_fetch(&self, line: LineNo) -> Begin {
+    pub fn begin_fetch(&self, line: LineNo, coming: Coming) -> Begin {
         let set = self.set_of(line);
         let mut ways = self.lock(set);
         match ways.find(line) {
@@ -279,7 +280,7 @@ impl ExCache {
                     evicting: state == State::Evicting,
                 },
             },
-            None => match ways.claim(line) {
+            None => match ways.claim(line, coming) {
                 Some(way) => {
                     self.low.took(set, ways.free());
                     self.resident.fetch_add(1, Ordering::Relaxed);

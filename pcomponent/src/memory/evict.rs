@@ -171,11 +171,12 @@ impl Memory {
         me.victims = victims;
     }
 
-    /// Clean victims that were missed were loaded and not stored to. What that counts: where other
-    /// threads run a store to a clean line is dearer, and worth avoiding if one
-    /// line in seventeen sees one; else, if one in four does.
+    /// Clean victims that were missed were loaded and not stored to. What that
+    /// counts: where other threads run a store to a clean line costs as much as
+    /// writing twenty lines back, and is worth avoiding if one line in thirty
+    /// sees one; else, if one in four does.
     fn note_clean(&self, victims: &[Victim]) {
-        let weight = if self.others_store() { 2 } else { 12 };
+        let weight = if self.others_store() { 2 } else { 20 };
         let shift = self.cache.shape().line_shift;
         for victim in victims.iter().filter(|v| !v.dirty) {
             let at = UserAddr(victim.line.0 << shift);

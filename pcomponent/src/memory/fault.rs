@@ -3,7 +3,7 @@
 
 use super::fill::{Piece, Plan, Source};
 use super::{BUSY_LIMIT, Memory, Scratch, stuck};
-use crate::excache::{Begin, LineNo, Slot};
+use crate::excache::{Begin, Coming, LineNo, Slot};
 use crate::fatal;
 use crate::stats::{Cause, Counters, Split};
 use aspace::{AddressSpace, Vma, VmaBacking};
@@ -13,6 +13,9 @@ use proto::mem::{MapFlags, Prot};
 
 /// A stream that brings more lines than these at once has shown what it does.
 const KNOWN_STREAM: usize = 8;
+
+/// And one that brings so many ahead is one.
+const STREAM: u32 = 4;
 
 /// What the program tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +73,7 @@ impl Memory {
         let mut leaving = false;
         let mut split = Split::default();
         loop {
-            match self.cache.begin_fetch(line) {
+            match self.cache.begin_fetch(line, Coming::Missed) {
                 Begin::Fetch(slot) => {
                     let looked_up = clock::now().since(begun);
                     split.lookup = looked_up.saturating_sub(split.evict);
@@ -142,7 +145,7 @@ impl Memory {
     /// Whether a line that a load brings is better installed as by a store. To be
     /// wrong costs a write-back; a first store to a clean line costs a fault, and
     /// an interruption of each CPU that runs another thread of the program. One
-    /// in sixteen is installed clean all the same, to see whether it still holds.
+    /// in thirty-two is installed clean all the same, to see whether it still holds.
     /// Not where a write-back would reach a file, or take room that was not
     /// promised.
     fn will_be_stored(&self, vma: &Vma, range: UserRange, at: UserAddr, me: &mut Scratch) -> bool {
@@ -165,7 +168,7 @@ impl Memory {
             return false;
         }
         me.expected = me.expected.wrapping_add(1);
-        !me.expected.is_multiple_of(16)
+        !me.expected.is_multiple_of(32)
     }
 
     fn note_store(&self, at: UserAddr) {
@@ -270,6 +273,11 @@ impl Memory {
         let advice = me.streams.miss(line);
         me.run_stores = advice.stores;
         let advised = advice.ahead;
+        let coming = if advised >= STREAM {
+            Coming::Streamed
+        } else {
+            Coming::Missed
+        };
         let mut made_room = false;
         let mut next = 1;
         while next <= u64::from(advised) {
@@ -280,7 +288,7 @@ impl Memory {
             {
                 break;
             }
-            match self.cache.begin_fetch(ahead) {
+            match self.cache.begin_fetch(ahead, coming) {
                 Begin::Fetch(slot) => me.run.push(slot),
                 Begin::Full if !made_room => {
                     made_room = true;
@@ -355,7 +363,7 @@ impl Memory {
         }
         me.run.clear();
         for line in first..first + most {
-            match self.cache.begin_fetch(LineNo(line)) {
+            match self.cache.begin_fetch(LineNo(line), Coming::Missed) {
                 Begin::Fetch(slot) => me.run.push(slot),
                 _ => break,
             }

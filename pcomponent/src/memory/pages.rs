@@ -24,9 +24,9 @@ const AHEAD: u8 = 4;
 /// A store to a clean line counts so much in [`Extent::stores`], which is
 /// believed from so much on, and counts no further than so much: what a program
 /// did before is forgotten within a few lines.
-const STORE_WEIGHT: u8 = 32;
+const STORE_WEIGHT: u8 = 64;
 const STORES_EXPECTED: u8 = 64;
-const STORES_MOST: u8 = 96;
+const STORES_MOST: u8 = 128;
 
 /// Where an extent's frames are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -274,10 +274,10 @@ mod tests {
         (0..3).for_each(|_| extent.note_store(true));
         assert!(extent.expects_stores(true) && !extent.expects_stores(false));
         assert!(Extent::new(Some(&extent)).expects_stores(true));
-        (0..20).for_each(|_| extent.note_no_store(true, 2));
+        (0..40).for_each(|_| extent.note_no_store(true, 2));
         assert!(!extent.expects_stores(true));
         // One in seven is enough for a weight of 2, and not for one of 12.
-        for (weight, expected) in [(2, true), (12, false)] {
+        for (weight, expected) in [(2, true), (20, false)] {
             (0..100).for_each(|_| {
                 extent.note_store(false);
                 (0..6).for_each(|_| extent.note_no_store(false, weight));
