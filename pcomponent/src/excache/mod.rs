@@ -35,7 +35,6 @@ mod set;
 mod tests;
 
 use low::Low;
-pub use policy::Coming;
 use set::{Set, State};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -270,7 +269,7 @@ impl ExCache {
     }
 
     /// A thread missed `line`.
-    pub fn begin_fetch(&self, line: LineNo, coming: Coming) -> Begin {
+    pub fn begin_fetch(&self, line: LineNo) -> Begin {
         let set = self.set_of(line);
         let mut ways = self.lock(set);
         match ways.find(line) {
@@ -280,7 +279,7 @@ impl ExCache {
                     evicting: state == State::Evicting,
                 },
             },
-            None => match ways.claim(line, coming) {
+            None => match ways.claim(line) {
                 Some(way) => {
                     self.low.took(set, ways.free());
                     self.resident.fetch_add(1, Ordering::Relaxed);

@@ -16,10 +16,6 @@
 //!   that takes the oldest to see whether it is still needed. The score is one
 //!   for all sets: as they turn at one moment, what passes through is one
 //!   stretch of the program's memory and can be fetched ahead.
-//!   Besides, a stream that goes through much memory once would drive out what
-//!   is in use. So it is counted how many of the lines that leave come back
-//!   soon, of those that came in streams and of the others. Where clearly fewer
-//!   come back of streamed lines, these are held to a few ways of each set.
 
 use super::LineNo;
 use super::set::position;
@@ -37,41 +33,11 @@ const MOST_SCORE: u32 = 64;
 /// young lines go only where about seven of eight old ones come back.
 const RIGHT: u32 = 8;
 
-/// How a line comes to be here.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Coming {
-    /// The program missed it.
-    Missed,
-    /// It comes next in a stream.
-    Streamed,
-}
-
-/// What part of the lines that left came back soon: of 65,536, a moving average.
-struct Returns(AtomicU32);
-
-impl Returns {
-    const ALL: u32 = 1 << 16;
-
-    fn note(&self, came_back: bool) {
-        let now = self.0.load(Ordering::Relaxed);
-        let more = if came_back { Self::ALL / 256 } else { 0 };
-        self.0
-            .store(now - now.div_ceil(256) + more, Ordering::Relaxed);
-    }
-
-    fn share(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// How often a cache's lines came back of late: what its sets share.
+/// How often a cache's oldest lines came back of late.
 pub(super) struct Score {
     now: AtomicU32,
     most: u32,
     keeps: AtomicBool,
-    /// Of lines that came in streams, and of the others.
-    streamed: Returns,
-    others: Returns,
 }
 
 impl Score {
@@ -80,8 +46,6 @@ impl Score {
             now: AtomicU32::new(0),
             most: sets.saturating_mul(MOST_SCORE),
             keeps: AtomicBool::new(false),
-            streamed: Returns(AtomicU32::new(0)),
-            others: Returns(AtomicU32::new(0)),
         }
     }
 
@@ -105,28 +69,6 @@ impl Score {
         if now < self.most / 4 && self.keeps() {
             self.keeps.store(false, Ordering::Relaxed);
         }
-    }
-
-    /// What became of a line that left: `gone` as it was remembered.
-    fn came_back(&self, gone: u32, came_back: bool) {
-        let of = if gone & STREAMED == 0 {
-            &self.others
-        } else {
-            &self.streamed
-        };
-        of.note(came_back);
-        match (gone & OLDEST, came_back) {
-            (0, _) => {}
-            (_, true) => self.wrong(),
-            (_, false) => self.right(),
-        }
-    }
-
-    /// Whether streams are held to a few ways of each set.
-    fn confines(&self) -> bool {
-        let others = self.others.share();
-        // One in thirty-two at least: what else would be in use?
-        others > Returns::ALL / 32 && self.streamed.share() < others / 4 * 3
     }
 
     /// Whether most lines stay and young ones go.
@@ -153,8 +95,6 @@ pub(super) struct Replacement {
     score: Arc<Score>,
     /// Adaptive: ways of lines that came while most stay.
     passing: Box<[bool]>,
-    /// Adaptive: ways of lines that came in a stream.
-    streamed: Box<[bool]>,
     /// Adaptive: whether the line chosen last was the oldest.
     took_oldest: bool,
     /// Random: xorshift32, never zero.
@@ -162,21 +102,15 @@ pub(super) struct Replacement {
 }
 
 const NONE: u32 = 0;
-/// The line went as the oldest of its set.
-const OLDEST: u32 = 1 << 31;
-/// The line had come in a stream.
-const STREAMED: u32 = 1 << 30;
-/// What is remembered of the line itself.
-const LINE: u32 = STREAMED - 1;
 
 /// A line as it is remembered: short, so that many fit a processor's cache.
 /// Lines that look alike lie terabytes apart.
 fn ghost(line: LineNo) -> u32 {
-    (line.0 as u32 & LINE).max(NONE + 1)
+    (line.0 as u32).max(NONE + 1)
 }
 
 impl Replacement {
-    pub(super) fn new(policy: Policy, ways: usize, number: u32, score: Arc<Score>) -> Replacement {
+    pub(super) fn new(policy: Policy, ways: usize, seed: u32, score: Arc<Score>) -> Replacement {
         let ways_if = |has: bool| if has { ways } else { 0 };
         let reuse = ways_if(policy == Policy::Reuse);
         let adaptive = ways_if(policy == Policy::Adaptive);
@@ -190,52 +124,46 @@ impl Replacement {
             evictions: 0,
             score,
             passing: vec![false; adaptive].into_boxed_slice(),
-            streamed: vec![false; adaptive].into_boxed_slice(),
             took_oldest: false,
-            random: number.wrapping_mul(0x9E37_79B9) | 1,
+            random: seed.wrapping_mul(0x9E37_79B9) | 1,
         }
     }
 
-    pub(super) fn inserted(&mut self, way: usize, line: LineNo, coming: Coming) {
-        let gone = self.forget(line);
+    pub(super) fn inserted(&mut self, way: usize, line: LineNo) {
+        let came_back = self.forget(line);
         if self.policy == Policy::Reuse {
-            self.spared[way] = gone.is_some();
+            self.spared[way] = came_back;
         }
         if self.policy == Policy::Adaptive {
-            if let Some(gone) = gone {
-                self.score.came_back(gone, true);
+            if came_back {
+                self.score.wrong();
             }
             // Else it was a probe and is needed: back to those that stay.
             // Otherwise probes would scatter what passes through over all of
             // the program's memory, and none of it could be fetched ahead.
-            let was_oldest = gone.is_some_and(|gone| gone & OLDEST != 0);
-            self.passing[way] = self.score.keeps() && !was_oldest;
-            self.streamed[way] = coming == Coming::Streamed;
+            self.passing[way] = self.score.keeps() && !came_back;
         }
         self.stamps[way] = self.tick();
     }
 
-    /// What was remembered of `line`; it is not any more.
-    fn forget(&mut self, line: LineNo) -> Option<u32> {
+    /// Whether `line` was remembered; it is not any more.
+    fn forget(&mut self, line: LineNo) -> bool {
         let line = ghost(line);
-        let found = position(&self.ghosts, |gone| gone & LINE == line);
-        found.map(|at| std::mem::replace(&mut self.ghosts[at], NONE))
+        let found = position(&self.ghosts, line);
+        found.map(|at| self.ghosts[at] = NONE).is_some()
     }
 
-    /// The line in `way` goes; `chosen` by `choose`, not before its turn.
-    pub(super) fn evicted(&mut self, way: usize, line: LineNo, chosen: bool) {
+    /// `line` goes; `chosen` by `choose`, not before its turn.
+    pub(super) fn evicted(&mut self, line: LineNo, chosen: bool) {
         self.evictions = self.evictions.wrapping_add(1);
         if self.ghosts.is_empty() {
             return;
         }
-        let flag = |has: bool, flag: u32| if has { flag } else { 0 };
-        let streamed = self.streamed.get(way).is_some_and(|&streamed| streamed);
-        let kept =
-            ghost(line) | flag(chosen && self.took_oldest, OLDEST) | flag(streamed, STREAMED);
+        let remembers = self.policy == Policy::Reuse || (chosen && self.took_oldest);
         let now = self.evictions as usize % self.ghosts.len();
-        let gone = std::mem::replace(&mut self.ghosts[now], kept);
-        if gone != NONE {
-            self.score.came_back(gone, false);
+        let kept = if remembers { ghost(line) } else { NONE };
+        if std::mem::replace(&mut self.ghosts[now], kept) != NONE {
+            self.score.right();
         }
     }
 
@@ -290,31 +218,16 @@ impl Replacement {
         } else {
             None
         };
+        self.took_oldest = young.is_none();
         self.spared_times += u64::from(young.is_some());
-        let before_its_turn = young.or_else(|| self.oldest_streamed(may));
-        self.took_oldest = before_its_turn.is_none();
-        before_its_turn.or_else(|| self.oldest(may))
-    }
-
-    /// The oldest line of a stream, if these are held to a few ways and take
-    /// more.
-    fn oldest_streamed(&self, may: &impl Fn(usize) -> bool) -> Option<usize> {
-        if !self.score.confines() {
-            return None;
-        }
-        let streamed = |way: &usize| self.streamed[*way] && may(*way);
-        let ways = self.stamps.len();
-        if (0..ways).filter(streamed).count() <= self.few() {
-            return None;
-        }
-        (0..ways).filter(streamed).max_by_key(|&way| self.age(way))
+        young.or_else(|| self.oldest(may))
     }
 
     /// The first that came of the lines that pass through, if there are a few:
     /// what was fetched ahead, and what other threads are at, is to be used
     /// before it goes. Else the youngest of the others.
     fn young(&self, may: &impl Fn(usize) -> bool) -> Option<usize> {
-        let few = self.few();
+        let few = (self.stamps.len() / 16).max(2);
         let lines = || (0..self.stamps.len()).filter(|&way| may(way));
         let passing = || lines().filter(|&way| self.passing[way]);
         if passing().count() >= few {
@@ -323,11 +236,6 @@ impl Replacement {
         lines()
             .filter(|&way| !self.passing[way] && self.age(way) >= few as u32)
             .min_by_key(|&way| self.age(way))
-    }
-
-    /// Ways that are enough for what passes through.
-    fn few(&self) -> usize {
-        (self.stamps.len() / 16).max(2)
     }
 
     fn any(&mut self, may: &impl Fn(usize) -> bool) -> Option<usize> {

@@ -1,7 +1,7 @@
 //! One set: its ways, their tags and states.
 
 use super::LineNo;
-use super::policy::{Coming, Replacement, Score};
+use super::policy::{Replacement, Score};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// What a way holds.
@@ -23,13 +23,13 @@ pub(super) enum State {
 /// No line has this number: addresses are below 2^47.
 const NO_LINE: u64 = u64::MAX;
 
-/// Where the first is that `is` what is looked for. Pieces are compared without
-/// a branch: the compiler makes vector instructions of that.
-pub(super) fn position(all: &[u32], is: impl Fn(u32) -> bool) -> Option<usize> {
+/// Where `value` is first. Pieces are compared without a branch: the compiler
+/// makes vector instructions of that.
+pub(super) fn position(all: &[u32], value: u32) -> Option<usize> {
     const PIECE: usize = 16;
     for (n, piece) in all.chunks(PIECE).enumerate() {
-        if piece.iter().fold(false, |found, &v| found | is(v)) {
-            let at = piece.iter().position(|&v| is(v))?;
+        if piece.iter().fold(false, |found, &v| found | (v == value)) {
+            let at = piece.iter().position(|&v| v == value)?;
             return Some(n * PIECE + at);
         }
     }
@@ -87,7 +87,7 @@ impl Ways {
     }
 
     fn find_tag(&self, tag: u64) -> Option<usize> {
-        let way = position(&self.shorts, |v| v == short(tag))?;
+        let way = position(&self.shorts, short(tag))?;
         if self.tags[way] == tag {
             return Some(way);
         }
@@ -131,7 +131,7 @@ impl Ways {
     }
 
     /// Takes a free way for `line`, now being fetched.
-    pub(super) fn claim(&mut self, line: LineNo, coming: Coming) -> Option<usize> {
+    pub(super) fn claim(&mut self, line: LineNo) -> Option<usize> {
         if self.free == 0 {
             return None;
         }
@@ -139,7 +139,7 @@ impl Ways {
         self.free -= 1;
         self.set_tag(way, line.0);
         self.set_state(way, State::Fetching);
-        self.replacement.inserted(way, line, coming);
+        self.replacement.inserted(way, line);
         Some(way)
     }
 
@@ -181,7 +181,7 @@ impl Ways {
         };
         self.set_state(way, State::Evicting);
         let line = LineNo(self.tags[way]);
-        self.replacement.evicted(way, line, chosen);
+        self.replacement.evicted(line, chosen);
         Some((way, line, dirty))
     }
 }

@@ -17,11 +17,7 @@ fn cache(sets: u32, ways: u32, policy: Policy) -> ExCache {
 }
 
 fn fetch(cache: &ExCache, line: u64) -> Begin {
-    fetch_as(cache, line, Coming::Missed)
-}
-
-fn fetch_as(cache: &ExCache, line: u64, coming: Coming) -> Begin {
-    let begin = cache.begin_fetch(LineNo(line), coming);
+    let begin = cache.begin_fetch(LineNo(line));
     if let Begin::Fetch(slot) = begin {
         cache.finish_fetch(slot, false);
     }
@@ -52,19 +48,13 @@ fn shapes_are_bounds() {
 #[test]
 fn a_line_being_fetched_is_busy_for_others() {
     let c = cache(1, 8, Policy::Fifo);
-    let Begin::Fetch(slot) = c.begin_fetch(LineNo(7), Coming::Missed) else {
+    let Begin::Fetch(slot) = c.begin_fetch(LineNo(7)) else {
         panic!("absent line")
     };
-    assert_eq!(
-        c.begin_fetch(LineNo(7), Coming::Missed),
-        Begin::Busy { evicting: false }
-    );
+    assert_eq!(c.begin_fetch(LineNo(7)), Begin::Busy { evicting: false });
     assert!(!c.wait(LineNo(7), Duration::from_millis(1)));
     c.finish_fetch(slot, true);
-    assert_eq!(
-        c.begin_fetch(LineNo(7), Coming::Missed),
-        Begin::Resident { dirty: true }
-    );
+    assert_eq!(c.begin_fetch(LineNo(7)), Begin::Resident { dirty: true });
 }
 
 #[test]
@@ -72,23 +62,14 @@ fn dirty_only_under_the_lock_and_only_while_resident() {
     let c = cache(1, 8, Policy::Fifo);
     fetch(&c, 1);
     assert_eq!(c.make_dirty(LineNo(1), || Err("no")), Err("no"));
-    assert_eq!(
-        c.begin_fetch(LineNo(1), Coming::Missed),
-        Begin::Resident { dirty: false }
-    );
+    assert_eq!(c.begin_fetch(LineNo(1)), Begin::Resident { dirty: false });
     assert_eq!(c.make_dirty(LineNo(1), || Ok::<_, ()>(())), Ok(true));
     let victim = c.take(LineNo(1)).unwrap();
     assert!(victim.dirty);
     assert_eq!(c.make_dirty(LineNo(1), || Ok::<_, ()>(())), Ok(false));
-    assert_eq!(
-        c.begin_fetch(LineNo(1), Coming::Missed),
-        Begin::Busy { evicting: true }
-    );
+    assert_eq!(c.begin_fetch(LineNo(1)), Begin::Busy { evicting: true });
     c.finish_evict(victim.slot);
-    assert!(matches!(
-        c.begin_fetch(LineNo(1), Coming::Missed),
-        Begin::Fetch(_)
-    ));
+    assert!(matches!(c.begin_fetch(LineNo(1)), Begin::Fetch(_)));
 }
 
 #[test]
@@ -116,7 +97,7 @@ fn any(most: usize) -> Batch<'static> {
 }
 
 fn fetch_dirty(c: &ExCache, line: u64) {
-    let Begin::Fetch(slot) = c.begin_fetch(LineNo(line), Coming::Missed) else {
+    let Begin::Fetch(slot) = c.begin_fetch(LineNo(line)) else {
         panic!("line {line}");
     };
     c.finish_fetch(slot, true);
@@ -224,7 +205,7 @@ proptest! {
         let mut model: HashMap<u64, VecDeque<u64>> = HashMap::new();
         for line in lines {
             let queue = model.entry(line % 4).or_default();
-            match c.begin_fetch(LineNo(line), Coming::Missed) {
+            match c.begin_fetch(LineNo(line)) {
                 Begin::Resident { .. } => prop_assert!(queue.contains(&line)),
                 Begin::Fetch(slot) => {
                     prop_assert!(!queue.contains(&line) && queue.len() < 8);
@@ -273,7 +254,7 @@ fn no_update_is_lost_with_many_threads() {
         }
     };
     let add_one = |line: usize| loop {
-        match c.begin_fetch(LineNo(line as u64), Coming::Missed) {
+        match c.begin_fetch(LineNo(line as u64)) {
             Begin::Fetch(slot) => {
                 frame[line].store(home[line].load(Ordering::SeqCst), Ordering::SeqCst);
                 c.finish_fetch(slot, false);
@@ -324,12 +305,8 @@ fn no_update_is_lost_with_many_threads() {
 
 /// Touches a line as a program does: whether it was a miss.
 fn touch(c: &ExCache, line: u64) -> bool {
-    touch_as(c, line, Coming::Missed)
-}
-
-fn touch_as(c: &ExCache, line: u64, coming: Coming) -> bool {
     loop {
-        match fetch_as(c, line, coming) {
+        match fetch(c, line) {
             Begin::Fetch(_) => return true,
             Begin::Full => {
                 let mut victims = Vec::new();
@@ -396,49 +373,4 @@ fn adaptive_is_fifo_where_nothing_comes_back() {
             assert_eq!(touch(&a, line), touch(&b, line), "line {line} at {n}");
         }
     }
-}
-
-/// Misses of a program that, in turns, goes on by 16 lines through `streamed`
-/// again and again, and touches a line of its choice: the misses, streams once
-/// for 16 lines.
-fn misses_beside_a_stream(
-    policy: Policy,
-    streamed: std::ops::Range<u64>,
-    mut choose: impl FnMut(u64) -> u64,
-) -> u64 {
-    let c = cache(128, 16, policy);
-    let mut misses = 0;
-    for step in 0..20_000 {
-        let count = streamed.end - streamed.start;
-        let first = streamed.start + step * 16 % count / 16 * 16;
-        for n in 0..16 {
-            let missed = touch_as(&c, first + n, Coming::Streamed);
-            misses += u64::from(missed && n == 0);
-        }
-        let line = choose(step);
-        misses += u64::from(touch(&c, line));
-    }
-    misses
-}
-
-fn shuffled(n: u64) -> u64 {
-    let mixed = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    ((mixed ^ mixed >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 20) % 1500
-}
-
-#[test]
-fn a_stream_that_passes_once_does_not_drive_out_what_is_in_use() {
-    let misses = |policy| misses_beside_a_stream(policy, 10_000..900_000, shuffled);
-    let (fifo, adaptive) = (misses(Policy::Fifo), misses(Policy::Adaptive));
-    // 20,000 are the stream's own.
-    let (fifo, adaptive) = (fifo - 20_000, adaptive - 20_000);
-    assert!(adaptive * 4 < fifo * 3, "{adaptive} and {fifo}");
-}
-
-#[test]
-fn a_stream_that_comes_again_stays() {
-    // What is touched beside it is touched once.
-    let misses = |policy| misses_beside_a_stream(policy, 10_000..11_600, |n| 100_000 + 7 * n);
-    let (fifo, adaptive) = (misses(Policy::Fifo), misses(Policy::Adaptive));
-    assert!(adaptive * 10 < fifo * 11, "{adaptive} and {fifo}");
 }

@@ -3,7 +3,7 @@
 
 use super::fill::{Piece, Plan, Source};
 use super::{BUSY_LIMIT, Memory, Scratch, stuck};
-use crate::excache::{Begin, Coming, LineNo, Slot};
+use crate::excache::{Begin, LineNo, Slot};
 use crate::fatal;
 use crate::stats::{Cause, Counters, Split};
 use aspace::{AddressSpace, Vma, VmaBacking};
@@ -13,9 +13,6 @@ use proto::mem::{MapFlags, Prot};
 
 /// A stream that brings more lines than these at once has shown what it does.
 const KNOWN_STREAM: usize = 8;
-
-/// And one that brings so many ahead is one.
-const STREAM: u32 = 4;
 
 /// What the program tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +70,7 @@ impl Memory {
         let mut leaving = false;
         let mut split = Split::default();
         loop {
-            match self.cache.begin_fetch(line, Coming::Missed) {
+            match self.cache.begin_fetch(line) {
                 Begin::Fetch(slot) => {
                     let looked_up = clock::now().since(begun);
                     split.lookup = looked_up.saturating_sub(split.evict);
@@ -273,11 +270,6 @@ impl Memory {
         let advice = me.streams.miss(line);
         me.run_stores = advice.stores;
         let advised = advice.ahead;
-        let coming = if advised >= STREAM {
-            Coming::Streamed
-        } else {
-            Coming::Missed
-        };
         let mut made_room = false;
         let mut next = 1;
         while next <= u64::from(advised) {
@@ -288,7 +280,7 @@ impl Memory {
             {
                 break;
             }
-            match self.cache.begin_fetch(ahead, coming) {
+            match self.cache.begin_fetch(ahead) {
                 Begin::Fetch(slot) => me.run.push(slot),
                 Begin::Full if !made_room => {
                     made_room = true;
@@ -363,7 +355,7 @@ impl Memory {
         }
         me.run.clear();
         for line in first..first + most {
-            match self.cache.begin_fetch(LineNo(line), Coming::Missed) {
+            match self.cache.begin_fetch(LineNo(line)) {
                 Begin::Fetch(slot) => me.run.push(slot),
                 _ => break,
             }

@@ -276,7 +276,7 @@ mod tests {
         assert!(Extent::new(Some(&extent)).expects_stores(true));
         (0..40).for_each(|_| extent.note_no_store(true, 2));
         assert!(!extent.expects_stores(true));
-        // One in seven is enough for a weight of 2, and not for one of 12.
+        // One in seven is enough for a weight of 2, and not for one of 20.
         for (weight, expected) in [(2, true), (20, false)] {
             (0..100).for_each(|_| {
                 extent.note_store(false);
