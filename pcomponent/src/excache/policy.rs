@@ -189,9 +189,7 @@ impl Replacement {
     pub(super) fn may_go_early(&self, way: usize) -> bool {
         let is_young = (self.age(way) as usize) < (self.stamps.len() / 32).max(2);
         let spared = self.spared.get(way).is_some_and(|&spared| spared);
-        let keeps = self.policy == Policy::Adaptive && self.score.keeps();
-        let passes = self.passing.get(way).is_some_and(|&passing| passing);
-        !is_young && !spared && (!keeps || passes)
+        !is_young && !spared
     }
 
     fn age(&self, way: usize) -> u32 {
