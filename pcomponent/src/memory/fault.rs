@@ -224,22 +224,24 @@ impl Memory {
         counters: &Counters,
     ) -> FaultEnd {
         me.run.clear();
-        me.run.push(slot);
+        me.run.push((line, slot));
         self.reserve_ahead(space, vma, line, me, split, counters);
         let mut renewals = 0;
+        // Decided once: a second attempt may find pages that the first installed.
+        let mut write = (access == Access::Write).then_some(true);
         loop {
-            let lines = me.run.len() as u64;
-            let Some(range) = self.range_of(line, lines) else {
+            let Some(range) = self.span_of_run(me) else {
                 return FaultEnd::NotMapped;
             };
-            match self.plan(space, range, at, access, me) {
+            match self.plan(space, at, access, me) {
                 Plan::NoBacking if me.run.len() > 1 => self.shorten(line, me),
                 Plan::NoBacking => {
                     self.cache.abandon(slot);
                     return FaultEnd::NoBacking;
                 }
                 Plan::Ready => {
-                    let write = access == Access::Write || self.will_be_stored(vma, range, at, me);
+                    let write =
+                        *write.get_or_insert_with(|| self.will_be_stored(vma, range, at, me));
                     if let Some(dirty) = self.fill(range, (access, write), me, split, counters) {
                         self.installed(range, dirty, at, me, counters);
                         return FaultEnd::Done;
@@ -257,7 +259,8 @@ impl Memory {
     }
 
     /// Reserves the lines that the thread's stream says come next, inside the
-    /// same mapping. What can't be had is not waited for.
+    /// same mapping. Those that are here are passed over; what can't be had is
+    /// not waited for.
     fn reserve_ahead(
         &self,
         space: &AddressSpace,
@@ -267,49 +270,55 @@ impl Memory {
         split: &mut Split,
         counters: &Counters,
     ) {
-        let advice = me.streams.miss(line);
+        let advice = me.streams.miss(line, |near| self.cache.holds(near));
         me.run_stores = advice.stores;
-        let advised = advice.ahead;
+        let known = me.streams.take_known();
+        counters.prefetch_known(known.useful, known.wasted);
+        if advice.ahead == 0 {
+            return;
+        }
         let mut made_room = false;
-        let mut next = 1;
-        while next <= u64::from(advised) {
-            let ahead = LineNo(line.0 + next);
-            if !self
-                .range_of(ahead, 1)
-                .is_some_and(|r| vma.range.contains_range(r))
-            {
+        let mut last = line;
+        let mut looked_at = 0;
+        while me.run.len() as u32 <= advice.ahead && looked_at < 2 * advice.ahead {
+            let Some(next) = last.0.checked_add_signed(advice.step).map(LineNo) else {
+                break;
+            };
+            let mapped = self.range_of(next, 1);
+            if !mapped.is_some_and(|r| vma.range.contains_range(r)) {
                 break;
             }
-            match self.cache.begin_fetch(ahead) {
-                Begin::Fetch(slot) => me.run.push(slot),
+            match self.cache.begin_fetch(next) {
+                Begin::Fetch(slot) => me.run.push((next, slot)),
                 Begin::Full if !made_room => {
                     made_room = true;
                     let before = clock::now();
-                    let gone = self.make_room(space, ahead, me, counters);
+                    let gone = self.make_room(space, next, me, counters);
                     split.evict += clock::now().since(before);
                     if !gone {
                         break;
                     }
                     continue;
                 }
-                _ => break,
+                Begin::Full => break,
+                Begin::Resident { .. } | Begin::Busy { .. } => {}
             }
-            next += 1;
+            (last, looked_at) = (next, looked_at + 1);
         }
-        let got = me.run.len() as u32 - 1;
-        if got < advised {
-            let after = (got + 1..=advised).map(|n| LineNo(line.0 + u64::from(n)));
-            let here = after.take_while(|&ahead| self.cache.holds(ahead)).count();
-            me.streams.fell_short(line, got, here as u32);
-        }
-        let known = me.streams.take_known();
-        counters.prefetch_known(known.useful, known.wasted);
+        me.streams.comes(line, last, me.run.len() as u32 - 1);
+    }
+
+    /// From the first byte of the run to the last one.
+    fn span_of_run(&self, me: &Scratch) -> Option<UserRange> {
+        let (first, last) = (me.run.first()?.0, me.run.last()?.0);
+        let (low, high) = (first.min(last), first.max(last));
+        self.range_of(low, high.0 - low.0 + 1)
     }
 
     /// Gives up what was reserved ahead of `line`.
     fn shorten(&self, line: LineNo, me: &mut Scratch) {
-        me.streams.fell_short(line, 0, 0);
-        for slot in me.run.drain(1..) {
+        me.streams.comes(line, line, 0);
+        for (_, slot) in me.run.drain(1..) {
             self.cache.abandon(slot);
         }
     }
@@ -356,20 +365,22 @@ impl Memory {
         me.run.clear();
         for line in first..first + most {
             match self.cache.begin_fetch(LineNo(line)) {
-                Begin::Fetch(slot) => me.run.push(slot),
+                Begin::Fetch(slot) => me.run.push((LineNo(line), slot)),
                 _ => break,
             }
         }
-        let Some(lines) = self.range_of(LineNo(first), me.run.len() as u64) else {
+        if me.run.is_empty() {
             return;
-        };
-        let plan = self.plan(&space, lines, lines.start(), Access::Write, me);
+        }
+        let plan = self.plan(&space, range.start(), Access::Write, me);
         if matches!(plan, Plan::Ready) && me.pieces.iter().all(|p| p.source == Source::Zero) {
             self.install_zeros(Access::Write, me);
             counters.prefetched(me.run.len() as u64);
             self.finish(true, me);
         } else {
-            me.run.drain(..).for_each(|slot| self.cache.abandon(slot));
+            me.run
+                .drain(..)
+                .for_each(|(_, slot)| self.cache.abandon(slot));
         }
     }
 
@@ -381,7 +392,7 @@ impl Memory {
                 self.pages.touch(UserAddr(page), ahead);
             }
         }
-        for slot in me.run.drain(..) {
+        for (_, slot) in me.run.drain(..) {
             self.cache.finish_fetch(slot, dirty);
         }
     }

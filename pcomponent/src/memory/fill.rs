@@ -41,28 +41,41 @@ pub(super) enum Plan {
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 impl Memory {
-    /// Finds out where each page of `range` comes from.
+    /// Finds out where each page of the run's lines comes from.
     pub(super) fn plan(
         &self,
         space: &AddressSpace,
-        range: UserRange,
         at: UserAddr,
         access: Access,
         me: &mut Scratch,
     ) -> Plan {
         me.pieces.clear();
-        for vma in space.overlapping(range) {
-            let Some(part) = vma.range.intersect(range) else {
+        let (wanted, alone) = (at.align_down(PAGE_SIZE), me.run.len() == 1);
+        let (run, pieces) = (&me.run, &mut me.pieces);
+        let line_of = |n: usize| run.get(n).map(|(line, _)| *line);
+        let ascends = line_of(0) <= line_of(run.len().saturating_sub(1));
+        // Most lines lie in the mapping of the one before.
+        let mut around: Option<&Vma> = None;
+        for n in 0..run.len() {
+            let (line, _) = run[if ascends { n } else { run.len() - 1 - n }];
+            let Some(range) = self.range_of(line, 1) else {
                 continue;
             };
-            for page in part.page_numbers() {
-                let page = UserAddr(page * PAGE_SIZE);
-                let wanted = page == at.align_down(PAGE_SIZE);
-                match self.source(vma, page, access, wanted) {
-                    Some(source) => push_page(&mut me.pieces, vma, page, source),
-                    None if wanted || me.run.len() > 1 => return Plan::NoBacking,
-                    // A hole behind the page that was asked for does no harm.
-                    None => self.pages.untouch(page),
+            let known = around.filter(|vma| vma.range.contains_range(range));
+            let found = known.is_none().then(|| space.overlapping(range));
+            for vma in known.into_iter().chain(found.into_iter().flatten()) {
+                let Some(part) = vma.range.intersect(range) else {
+                    continue;
+                };
+                around = Some(vma);
+                for page in part.page_numbers() {
+                    let page = UserAddr(page * PAGE_SIZE);
+                    match self.source(vma, page, access, page == wanted) {
+                        Some(source) => push_page(pieces, vma, page, source),
+                        None if page == wanted || !alone => return Plan::NoBacking,
+                        // A hole behind the page that was asked for does no harm.
+                        None => self.pages.untouch(page),
+                    }
                 }
             }
         }
@@ -120,9 +133,7 @@ impl Memory {
             split.install += clock::now().since(before);
             return Some(true);
         }
-        if let [piece] = me.pieces[..]
-            && let Some(valid) = self.fill_mapped(piece, !write, &mut me.links, split, counters)
-        {
+        if let Some(valid) = self.fill_all_mapped(!write, me, split, counters) {
             return valid.then_some(write);
         }
         let fetched = self.gather(range, me, counters)?;
@@ -138,20 +149,41 @@ impl Memory {
         Some(write)
     }
 
-    /// Installs straight from the memory component's frames where they are
-    /// mapped here. `None`: they are not; `Some(false)`: the lease is void.
+    /// Installs straight from the memory component's frames where all of them are
+    /// mapped here. `None`: they are not; `Some(false)`: a lease is void.
+    fn fill_all_mapped(
+        &self,
+        protect: bool,
+        me: &mut Scratch,
+        split: &mut Split,
+        counters: &Counters,
+    ) -> Option<bool> {
+        if me.pieces.iter().any(|p| p.source == Source::Zero) {
+            return None;
+        }
+        let before = clock::now();
+        // Pieces that are installed stay, whatever becomes of the next ones: page
+        // by page settles that.
+        for n in 0..me.pieces.len() {
+            if !self.fill_mapped(me.pieces[n], protect, &mut me.links, counters)? {
+                return Some(false);
+            }
+        }
+        split.install += clock::now().since(before);
+        Some(true)
+    }
+
+    /// The same for one piece.
     fn fill_mapped(
         &self,
         piece: Piece,
         protect: bool,
         links: &mut Links,
-        split: &mut Split,
         counters: &Counters,
     ) -> Option<bool> {
         let Source::Remote { node, at } = piece.source else {
             return None;
         };
-        let before = clock::now();
         let mut done = None;
         let len = piece.len;
         let sound = self.remote.transfer_over(links, node, |connection| {
@@ -176,8 +208,6 @@ impl Memory {
             Some(true) => {
                 counters.fetched(len);
                 counters.read_from(node, len);
-                split.install += clock::now().since(before);
-                Some(true)
             }
             Some(false) => {
                 // What was installed is not to be seen.
@@ -189,10 +219,10 @@ impl Memory {
                 if let Err(e) = unsafe { self.dropper.drop_pages(&span) } {
                     fatal::host("madvise", e);
                 }
-                Some(false)
             }
-            None => None,
+            None => {}
         }
+        done
     }
 
     /// Brings the bytes of all pieces into the thread's buffer.

@@ -82,7 +82,9 @@ pub(crate) struct Scratch {
     links: remote::Links,
     streams: stream::Streams,
     pieces: Vec<fill::Piece>,
-    run: Vec<crate::excache::Slot>,
+    /// The lines that are being fetched: the one that was missed, then, in their
+    /// order, those that come with it.
+    run: Vec<(LineNo, crate::excache::Slot)>,
     /// Whether the stream of the lines in `run` has been storing.
     run_stores: bool,
     /// Why the last lines were brought, and how many.
