@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn a_stream_goes_on_behind_lines_that_are_here() {
         // Two of three lines are here already.
-        let here = |n: u64| n % 3 != 0;
+        let here = |n: u64| !n.is_multiple_of(3);
         for up in [true, false] {
             let mut s = Streams::new(16);
             let (mut line, mut misses, mut lines) = (90_000_u64, 0, 0);
