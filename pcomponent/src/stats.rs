@@ -86,6 +86,7 @@ impl Registry {
             one_sided[1] += get(&c.writes);
             stats.evictions.clean += get(&c.clean);
             stats.evictions.dirty += get(&c.dirty);
+            stats.grown_lines += get(&c.grown);
             stats.prefetch.lines += get(&c.prefetched);
             stats.prefetch.useful += get(&c.prefetch_useful);
             stats.prefetch.wasted += get(&c.prefetch_wasted);
@@ -207,6 +208,8 @@ mod tests {
         b.count(Cause::ZeroFill);
         a.evicted(1, 2);
         b.fetched(4096);
+        a.grown(5);
+        b.grown(1);
         a.prefetched(8);
         a.prefetch_known(2, 1);
         b.prefetch_known(3, 0);
@@ -230,6 +233,7 @@ mod tests {
             (s.prefetch.lines, s.prefetch.useful, s.prefetch.wasted),
             (8, 5, 1)
         );
+        assert_eq!(s.grown_lines, 6);
         assert_eq!((s.prefetched_lines, s.rescues.caught_leaving), (8, 1));
         assert_eq!(s.seen_hits, 2);
         assert_eq!((s.miss_latency_ns.count, s.miss_split_ns.trap), (1, 100));

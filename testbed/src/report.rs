@@ -109,8 +109,9 @@ fn cache(out: &mut String, process: &Value) -> std::fmt::Result {
     writeln!(out, "faults by cause        {causes}")?;
     writeln!(
         out,
-        "fetched ahead          {} lines",
-        number(count(process, "/prefetched_lines"))
+        "fetched ahead          {} lines; {} filled as a heap grew",
+        number(count(process, "/prefetched_lines")),
+        number(count(process, "/grown_lines"))
     )?;
     writeln!(
         out,

@@ -375,7 +375,7 @@ impl Memory {
         let plan = self.plan(&space, range.start(), Access::Write, me);
         if matches!(plan, Plan::Ready) && me.pieces.iter().all(|p| p.source == Source::Zero) {
             self.install_zeros(Access::Write, me);
-            counters.prefetched(me.run.len() as u64);
+            counters.grown(me.run.len() as u64);
             self.finish(true, me);
         } else {
             me.run

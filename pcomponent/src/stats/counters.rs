@@ -67,6 +67,7 @@ pub(crate) struct Counters {
     pub(super) writes: AtomicU64,
     pub(super) clean: AtomicU64,
     pub(super) dirty: AtomicU64,
+    pub(super) grown: AtomicU64,
     pub(super) prefetched: AtomicU64,
     pub(super) prefetch_useful: AtomicU64,
     pub(super) prefetch_wasted: AtomicU64,
@@ -101,6 +102,7 @@ impl Counters {
             writes: AtomicU64::default(),
             clean: AtomicU64::default(),
             dirty: AtomicU64::default(),
+            grown: AtomicU64::default(),
             prefetched: AtomicU64::default(),
             prefetch_useful: AtomicU64::default(),
             prefetch_wasted: AtomicU64::default(),
@@ -166,6 +168,10 @@ impl Counters {
     pub(crate) fn evicted(&self, clean: u64, dirty: u64) {
         add(&self.clean, clean);
         add(&self.dirty, dirty);
+    }
+    /// Lines came as a heap grew.
+    pub(crate) fn grown(&self, lines: u64) {
+        add(&self.grown, lines);
     }
     /// Lines were fetched ahead.
     pub(crate) fn prefetched(&self, lines: u64) {

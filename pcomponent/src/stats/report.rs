@@ -37,6 +37,8 @@ pub(crate) struct Stats {
     /// Faults on lines that were here (`write_protect` and `joined`): the only
     /// hits that can be seen, all others are the MMU's.
     pub seen_hits: u64,
+    /// Lines of zeros that came with the call that grew a heap, not by a miss.
+    pub grown_lines: u64,
     /// Lines fetched ahead of need.
     pub prefetched_lines: u64,
     /// What became of them.
