@@ -130,9 +130,7 @@ impl Mapping {
     pub(crate) fn collapse(&self, offset: u64) -> bool {
         let huge = HUGE as u64;
         // It collapses what has a page.
-        let ready = offset.is_multiple_of(huge)
-            && self.advise(offset, huge, Advice::LinuxHugepage).is_ok()
-            && self.populate(offset, PAGE).is_ok();
+        let ready = offset.is_multiple_of(huge) && self.populate(offset, PAGE).is_ok();
         let start = self.at(offset, huge).filter(|_| ready);
         start.is_some_and(|start| {
             // SAFETY: inside the mapping; contents stay what they are.

@@ -408,8 +408,12 @@ impl Region {
         let region = &*self.0;
         match region.pins.if_none(|| punch(&region.fd, &range)) {
             Some(done) => done.map_err(|e| FabricError::local("freeing registered memory", e)),
-            None => self.store_zeros(range),
+            None => self.overwrite(range),
         }
+    }
+
+    fn overwrite(&self, range: Range<u64>) -> Result<(), FabricError> {
+        zeros(range, |at, zeros| self.write(at, zeros))
     }
 
     /// Has it made of huge pages where the system gives them for a touch
@@ -419,8 +423,9 @@ impl Region {
         self.0.map.prefer_huge_pages();
     }
 
-    /// Commits the pages of a range now, which all become zeros: aligned 2 MiB
-    /// of it as huge pages where the system has some and they cost less.
+    /// Commits the pages of a range that holds zeros (new, or after
+    /// [`Region::zero`]) now: aligned 2 MiB of it as huge pages where the system
+    /// has some and they cost less.
     ///
     /// # Errors
     /// `OutOfBounds`; `Local` where there is no memory.
@@ -430,15 +435,15 @@ impl Region {
         while at < range.end {
             let next = (at + 1).next_multiple_of(HUGE as u64).min(range.end);
             if !self.commit_huge(at..next) {
-                COSTS.small(next - at, || self.store_zeros(at..next))?;
+                self.store_zeros(at..next)?;
             }
             at = next;
         }
         Ok(())
     }
 
-    /// Commits a range of zeros as a huge page if it can be one, the system has
-    /// one, and that costs less than pages: for what is written next.
+    /// Commits a range that holds zeros as a huge page if it can be one, the
+    /// system has one, and that costs less than pages. Whether it did.
     pub fn commit_huge(&self, range: Range<u64>) -> bool {
         let huge = HUGE as u64;
         let may = range.start.is_multiple_of(huge)
@@ -448,24 +453,34 @@ impl Region {
     }
 
     fn store_zeros(&self, range: Range<u64>) -> Result<(), FabricError> {
-        let zeros = [0; 64 << 10];
-        for at in range.clone().step_by(zeros.len()) {
-            let len = (range.end - at).min(zeros.len() as u64);
-            self.store(at, &zeros[..len as usize])?;
-        }
-        Ok(())
+        zeros(range, |at, zeros| self.store(at, zeros))
     }
 
     /// Copies into memory that is not committed yet: faster than
-    /// [`Region::write`], which zeroes pages first.
+    /// [`Region::write`], which zeroes pages first. (Elsewhere it is slower, and
+    /// spoils what is known of the price.)
     ///
     /// # Errors
     /// `OutOfBounds`; `Local` where there is no memory.
     pub fn store(&self, offset: u64, src: &[u8]) -> Result<(), FabricError> {
         self.check(&(offset..offset.saturating_add(src.len() as u64)))?;
-        store(&self.0.fd, offset, src)
+        COSTS
+            .small(src.len() as u64, || store(&self.0.fd, offset, src))
             .map_err(|e| FabricError::local("committing registered memory", e))
     }
+}
+
+/// Gives `each` the zeros of a range, piece by piece.
+fn zeros(
+    range: Range<u64>,
+    mut each: impl FnMut(u64, &[u8]) -> Result<(), FabricError>,
+) -> Result<(), FabricError> {
+    let zeros = [0; 64 << 10];
+    for at in range.clone().step_by(zeros.len()) {
+        let len = (range.end - at).min(zeros.len() as u64);
+        each(at, &zeros[..len as usize])?;
+    }
+    Ok(())
 }
 
 impl Slots {

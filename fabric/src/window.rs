@@ -184,8 +184,9 @@ impl Window {
         Ok(())
     }
 
-    /// On the first use of a grant its pages are mapped at once: one call
-    /// instead of a fault for each. Failing that, they fault.
+    /// On the first use of a grant to write its pages are mapped at once: one call
+    /// instead of a fault for each. Failing that, they fault; as those of a file
+    /// do, most of which may not be there.
     #[cold]
     fn populate(&mut self, key: RemoteKey, grant: &Grant) {
         let slot = key.slot as usize;
@@ -200,7 +201,7 @@ impl Window {
             .remembered
             .get(key.region as usize)
             .and_then(Option::as_ref);
-        if let Some(map) = map {
+        if let Some(map) = map.filter(|_| grant.writable) {
             let _ = map.populate(grant.range.start, grant.range.end - grant.range.start);
         }
     }

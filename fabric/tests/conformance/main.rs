@@ -67,6 +67,7 @@ on_every_backend! {
         the_keys_of_a_dropped_region_die,
         a_write_arrives_before_the_message_after_it,
         zeroed_memory_reads_as_zeros,
+        committed_memory_reads_as_zeros,
         segments_outside_the_buffer_are_refused,
         any_transfers_agree_with_a_model,
         a_region_is_written_by_one_identity_alone;

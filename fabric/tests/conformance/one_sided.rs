@@ -282,6 +282,26 @@ pub(crate) fn zeroed_memory_reads_as_zeros(kind: Kind) {
     assert!(region.commit(0..8 * PAGE as u64 + 1).is_err());
 }
 
+/// As huge pages or without, the first time and again.
+pub(crate) fn committed_memory_reads_as_zeros(kind: Kind) {
+    const LEN: usize = 2 << 20;
+    let bed = Bed::new(kind);
+    let (region, key) = bed.granted(2 * LEN as u64, ALICE, Access::ReadWrite);
+    let mut alice = bed.connect(ALICE);
+    let (range, at) = (LEN as u64..2 * LEN as u64, 2 * LEN - PAGE);
+    for _ in 0..4 {
+        region.commit(range.clone()).unwrap();
+        let mut back = vec![1; LEN];
+        region.read(range.start, &mut back).unwrap();
+        assert!(back.iter().all(|b| *b == 0));
+        let page = segment(key, at as u64, PAGE as u32);
+        alice.write(&page, &[5; PAGE]).unwrap();
+        alice.read(&page, &mut back[..PAGE]).unwrap();
+        assert!(back[..PAGE].iter().all(|b| *b == 5));
+        region.zero(range.clone()).unwrap();
+    }
+}
+
 pub(crate) fn segments_outside_the_buffer_are_refused(kind: Kind) {
     let bed = Bed::new(kind);
     let (_region, key) = bed.granted(PAGE as u64, ALICE, Access::ReadWrite);

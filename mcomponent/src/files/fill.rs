@@ -82,7 +82,7 @@ impl Files {
     ) -> Result<(), Errno> {
         let start = fill.start % VREGION_SIZE;
         // A whole extent may be a huge page; else its pages come with its bytes.
-        region.commit_huge(start..start + fill.len);
+        let huge = region.commit_huge(start..start + fill.len);
         let mut done = 0;
         while done < fill.len {
             let len = (fill.len - done).min(MAX_BULK as u64) as u32;
@@ -101,7 +101,12 @@ impl Files {
             if data.is_empty() {
                 return Ok(()); // Shorter than it was: the rest is zeros.
             }
-            region.store(start + done, &data).map_err(|e| {
+            let stored = if huge {
+                region.write(start + done, &data)
+            } else {
+                region.store(start + done, &data)
+            };
+            stored.map_err(|e| {
                 tracing::error!("{} cannot be cached: {e}", file.name());
                 Errno::ENOMEM
             })?;

@@ -184,8 +184,8 @@ impl Replacement {
             .max_by_key(|&way| self.age(way))
     }
 
-    /// Whether the line in `way` may go with its neighbours: the policy does
-    /// not keep it for longer than others, and it did not come just now.
+    /// Whether the line in `way` may go with its neighbours: it has no second
+    /// chance left, and did not come just now.
     pub(super) fn may_go_early(&self, way: usize) -> bool {
         let is_young = (self.age(way) as usize) < (self.stamps.len() / 32).max(2);
         let spared = self.spared.get(way).is_some_and(|&spared| spared);

@@ -231,7 +231,7 @@ impl Memory {
         let mut write = (access == Access::Write).then_some(true);
         loop {
             let Some(range) = self.span_of_run(me) else {
-                return FaultEnd::NotMapped;
+                fatal::end(&format!("a line of {at} lies outside the program's window"));
             };
             match self.plan(space, at, access, me) {
                 Plan::NoBacking if me.run.len() > 1 => self.shorten(line, me),
@@ -242,8 +242,8 @@ impl Memory {
                 Plan::Ready => {
                     let write =
                         *write.get_or_insert_with(|| self.will_be_stored(vma, range, at, me));
-                    if let Some(dirty) = self.fill(range, (access, write), me, split, counters) {
-                        self.installed(range, dirty, at, me, counters);
+                    if let Some(dirty) = self.fill((access, write), me, split, counters) {
+                        self.installed(dirty, at, me, counters);
                         return FaultEnd::Done;
                     }
                     renewals += 1;
@@ -323,15 +323,7 @@ impl Memory {
         }
     }
 
-    fn installed(
-        &self,
-        range: UserRange,
-        dirty: bool,
-        at: UserAddr,
-        me: &mut Scratch,
-        counters: &Counters,
-    ) {
-        debug_assert!(range.len() > 0);
+    fn installed(&self, dirty: bool, at: UserAddr, me: &mut Scratch, counters: &Counters) {
         let holds = |p: &&Piece| (p.start..p.start + p.len).contains(&at.0);
         let cause = match me.pieces.iter().find(holds).map(|p| (p.source, p.file)) {
             None | Some((Source::Zero, _)) => Cause::ZeroFill,
@@ -341,7 +333,7 @@ impl Memory {
         counters.count(cause);
         counters.prefetched(me.run.len() as u64 - 1);
         me.brought = (cause, me.run.len() as u32);
-        self.finish(dirty, me);
+        self.finish(dirty, Some(self.line_of(at)), me);
     }
 
     /// Brings zeros to `range`, which became writable behind memory that the
@@ -349,46 +341,52 @@ impl Memory {
     /// next. That saves the trap, which is most of what a first touch costs.
     /// Nothing is evicted for it.
     pub(super) fn touch_ahead(&self, range: UserRange, me: &mut Scratch, counters: &Counters) {
-        let shift = self.cache.shape().line_shift;
         let last = UserAddr(range.start().0.saturating_sub(PAGE_SIZE));
+        let shift = self.cache.shape().line_shift;
         let first = range.start().0.div_ceil(1 << shift);
-        let most = u64::from(self.prefetch).min((range.end().0 >> shift).saturating_sub(first));
+        let most = u64::from(self.ahead).min((range.end().0 >> shift).saturating_sub(first));
         let space = self.space();
         let grows = |vma: &&Vma| {
             vma.backing == VmaBacking::Anonymous
                 && vma.prot.has(Prot::WRITE)
                 && vma.range.contains(last)
         };
-        if space.find(range.start()).filter(grows).is_none() || !self.pages.is_touched(last) {
+        let Some(vma) = space.find(range.start()).filter(grows) else {
+            return;
+        };
+        if !self.pages.is_touched(last) {
             return;
         }
         me.run.clear();
-        for line in first..first + most {
-            match self.cache.begin_fetch(LineNo(line)) {
-                Begin::Fetch(slot) => me.run.push((LineNo(line), slot)),
+        for line in (first..first + most).map(LineNo) {
+            let new = |r: &UserRange| {
+                let mut pages = r.page_numbers().map(|n| UserAddr(n * PAGE_SIZE));
+                vma.range.contains_range(*r) && !pages.any(|page| self.pages.is_remote(page))
+            };
+            if self.range_of(line, 1).filter(new).is_none() {
+                break;
+            }
+            match self.cache.begin_fetch(line) {
+                Begin::Fetch(slot) => me.run.push((line, slot)),
                 _ => break,
             }
         }
         if me.run.is_empty() {
             return;
         }
-        let plan = self.plan(&space, range.start(), Access::Write, me);
-        if matches!(plan, Plan::Ready) && me.pieces.iter().all(|p| p.source == Source::Zero) {
-            self.install_zeros(Access::Write, me);
-            counters.grown(me.run.len() as u64);
-            self.finish(true, me);
-        } else {
-            me.run
-                .drain(..)
-                .for_each(|(_, slot)| self.cache.abandon(slot));
-        }
+        // Zeros need no lease: this can't fail.
+        let _ = self.plan(&space, range.start(), Access::Write, me);
+        self.install_zeros(Access::Write, me);
+        counters.grown(me.run.len() as u64);
+        self.finish(true, None, me);
     }
 
-    /// The lines of the run are here, from now on for everyone.
-    fn finish(&self, dirty: bool, me: &mut Scratch) {
-        let ahead = me.run.len() > 1;
+    /// The lines of the run are here, from now on for everyone; `missed` is the
+    /// one that the program wanted.
+    fn finish(&self, dirty: bool, missed: Option<LineNo>, me: &mut Scratch) {
         for piece in &me.pieces {
             for page in (piece.start..piece.start + piece.len).step_by(PAGE_SIZE as usize) {
+                let ahead = Some(self.line_of(UserAddr(page))) != missed;
                 self.pages.touch(UserAddr(page), ahead);
             }
         }

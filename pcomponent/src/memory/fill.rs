@@ -121,7 +121,6 @@ impl Memory {
     /// through: always to zeros.
     pub(super) fn fill(
         &self,
-        range: UserRange,
         (access, write): (Access, bool),
         me: &mut Scratch,
         split: &mut Split,
@@ -136,14 +135,15 @@ impl Memory {
         if let Some(valid) = self.fill_all_mapped(!write, me, split, counters) {
             return valid.then_some(write);
         }
-        let fetched = self.gather(range, me, counters)?;
+        let fetched = self.gather(me, counters)?;
         counters.fetched(fetched);
         let arrived = clock::now();
         split.wire += arrived.since(before);
+        let mut rest = &me.buffer[..];
         for piece in &me.pieces {
-            let offset = (piece.start - range.start().0) as usize;
-            let bytes = &me.buffer[offset..offset + piece.len as usize];
+            let (bytes, behind) = rest.split_at(piece.len as usize);
             self.install(piece.start, bytes, !write);
+            rest = behind;
         }
         split.install += clock::now().since(arrived);
         Some(write)
@@ -158,12 +158,15 @@ impl Memory {
         split: &mut Split,
         counters: &Counters,
     ) -> Option<bool> {
-        if me.pieces.iter().any(|p| p.source == Source::Zero) {
+        // Pieces that are installed stay, whatever becomes of the next ones. So
+        // these must be there: the process's own are, while the address space is
+        // locked, and a second attempt finds them. A file may become shorter.
+        let alone = me.pieces.len() == 1;
+        let unsure = |p: &Piece| p.source == Source::Zero || (p.file && !alone);
+        if me.pieces.iter().any(unsure) {
             return None;
         }
         let before = clock::now();
-        // Pieces that are installed stay, whatever becomes of the next ones: page
-        // by page settles that.
         for n in 0..me.pieces.len() {
             if !self.fill_mapped(me.pieces[n], protect, &mut me.links, counters)? {
                 return Some(false);
@@ -225,30 +228,29 @@ impl Memory {
         done
     }
 
-    /// Brings the bytes of all pieces into the thread's buffer.
-    fn gather(&self, range: UserRange, me: &mut Scratch, counters: &Counters) -> Option<u64> {
-        let len = range.len() as usize;
+    /// Brings the bytes of all pieces into the thread's buffer, one behind the
+    /// other.
+    fn gather(&self, me: &mut Scratch, counters: &Counters) -> Option<u64> {
+        let len = me.pieces.iter().map(|p| p.len as usize).sum();
         if me.buffer.len() < len {
             me.buffer.resize(len, 0);
         }
         me.segments.clear();
-        let mut fetched = 0;
+        let (mut fetched, mut local) = (0, 0);
         for piece in &me.pieces {
-            let local = (piece.start - range.start().0) as u32;
             match piece.source {
-                Source::Zero => {
-                    me.buffer[local as usize..local as usize + piece.len as usize].fill(0);
-                }
+                Source::Zero => me.buffer[local..local + piece.len as usize].fill(0),
                 Source::Remote { node, at } => {
                     fetched += piece.len;
                     let segment = Segment {
-                        local,
+                        local: local as u32,
                         len: piece.len as u32,
                         remote: at,
                     };
                     me.segments.push((node, segment));
                 }
             }
+            local += piece.len as usize;
         }
         while let Some(node) = me.next_node() {
             let dst = &mut me.buffer[..len];

@@ -5,8 +5,8 @@
 //! # Locks, in the order they are taken
 //!
 //! 1. `changes`: one change of the address space at a time, held across the
-//!    message that makes the change at home, so that the replica sees changes
-//!    in the order home made them.
+//!    message that makes the change at home, and around what home is told of
+//!    later, so that the replica and home make changes in one order.
 //! 2. `space`: shared by every miss from look-up to install, exclusive while a
 //!    change is applied here. So a miss never sees half a change, and under
 //!    the exclusive lock no line is busy. Its readers count themselves in
@@ -65,11 +65,14 @@ pub(crate) struct Memory {
     uffd: Uffd,
     dropper: Dropper,
     remote: Remote,
+    /// Whether mprotect(2) ever met a hole.
+    over_hole: AtomicBool,
     /// Whether a file was ever mapped shared.
     shares_files: AtomicBool,
     /// Threads that may touch program memory.
     threads: AtomicU32,
-    prefetch: u32,
+    /// Most lines that come with one that is missed.
+    ahead: u32,
 }
 
 /// What one thread needs for its misses, made once.
@@ -135,19 +138,15 @@ impl Memory {
             uffd,
             dropper: Dropper::new(fd_floor),
             remote,
+            over_hole: AtomicBool::new(false),
             shares_files: AtomicBool::new(false),
             threads: AtomicU32::new(0),
-            prefetch: config.prefetch,
+            ahead: most_ahead(shape, config.prefetch),
         })
     }
 
     /// What a new thread needs.
     pub(crate) fn scratch(&self) -> Scratch {
-        let most = self.cache.shape().lines() / 16;
-        let by_bytes = BATCH_BYTES / self.cache.shape().line_size();
-        let most = u64::from(self.prefetch)
-            .min(most)
-            .min(by_bytes.saturating_sub(1));
         Scratch {
             buffer: Vec::new(),
             segments: Vec::new(),
@@ -155,7 +154,7 @@ impl Memory {
             victims: Vec::new(),
             spans: Vec::new(),
             links: remote::Links::default(),
-            streams: stream::Streams::new(u32::try_from(most).unwrap_or(0)),
+            streams: stream::Streams::new(self.ahead),
             pieces: Vec::new(),
             run: Vec::new(),
             run_stores: false,
@@ -312,6 +311,14 @@ impl Memory {
         }
         held * 1024
     }
+}
+
+/// Most lines to fetch ahead of `wanted`: few of the cache's, and no more than a
+/// batch.
+fn most_ahead(shape: Shape, wanted: u32) -> u32 {
+    let by_bytes = (BATCH_BYTES / shape.line_size()).saturating_sub(1);
+    let most = u64::from(wanted).min(shape.lines() / 16).min(by_bytes);
+    u32::try_from(most).unwrap_or(0)
 }
 
 /// See [`Stats::host_rss_peak_bytes`].

@@ -1,5 +1,6 @@
 //! Changes of the address space: asked of the memory component at home, then
-//! applied here, to the replica, the cache and the host's mappings.
+//! applied here, to the replica, the cache and the host's mappings. What home
+//! can't refuse is applied here at once, and home hears of it later, in order.
 
 use super::{Memory, Scratch};
 use crate::fatal;
@@ -28,7 +29,8 @@ pub(crate) struct MapRequest {
     pub backing: Backing,
 }
 
-/// Changes that home has not been told of yet: they can't fail there.
+/// Changes that home has not been told of yet: they can't fail there, for they
+/// need nothing that it has not promised, and did not fail in the replica.
 type Deferred<'a> = MutexGuard<'a, Vec<SpaceOp>>;
 
 /// Home hears of deferred changes at the latest when there are this many.
@@ -43,12 +45,25 @@ impl Memory {
     fn ask_home(&self, deferred: &mut Deferred<'_>, op: SpaceOp) -> Result<SpaceDone, Errno> {
         let mut ops = std::mem::take(&mut **deferred);
         ops.push(op);
-        let mut done = self.remote.space_ops(ops)?;
-        let last = done.pop().unwrap_or(Err(Errno::EPROTO));
-        if let Some(e) = done.into_iter().find_map(Result::err) {
+        let asked = ops.clone();
+        let refused = |why: &str| -> ! {
             fatal::end(&format!(
-                "the memory component refused a change it had to take: {e}"
-            ));
+                "the memory component refused a change it had to take: {why}"
+            ))
+        };
+        let mut done = match self.remote.space_ops(ops) {
+            Err(e) if asked.len() > 1 => refused(&e.to_string()),
+            answer => answer?,
+        };
+        let last = done.pop().unwrap_or(Err(Errno::EPROTO));
+        for (op, done) in asked.iter().zip(&done) {
+            match (op, done) {
+                (_, Err(e)) => refused(&e.to_string()),
+                (SpaceOp::Brk { addr }, Ok(SpaceDone::Brk { addr: now, .. })) if addr != now => {
+                    refused(&format!("brk({addr})"))
+                }
+                _ => {}
+            }
         }
         last
     }
@@ -61,12 +76,15 @@ impl Memory {
     }
 
     fn flush_deferred(&self, deferred: &mut Deferred<'_>) {
-        if let Some(last) = deferred.pop()
-            && let Err(e) = self.ask_home(deferred, last)
-        {
-            fatal::end(&format!(
-                "the memory component refused a change it had to take: {e}"
-            ));
+        if deferred.is_empty() {
+            return;
+        }
+        // What is asked for last changes nothing, so that all are checked.
+        let now = SpaceOp::Brk {
+            addr: UserAddr::default(),
+        };
+        if let Err(e) = self.ask_home(deferred, now) {
+            fatal::end(&format!("the memory component answered a question: {e}"));
         }
     }
 
@@ -161,14 +179,15 @@ impl Memory {
     }
 
     /// Takes everything out of `range`: lines, pages, leases, host mappings
-    /// and replica. Shared file pages go home first.
+    /// and replica. Shared file pages go home first. Whether home holds memory
+    /// of it that others might have.
     fn teardown(
         &self,
         space: &mut AddressSpace,
         range: UserRange,
         me: &mut Scratch,
         counters: &Counters,
-    ) {
+    ) -> bool {
         self.flush_shared(space, range, me, counters);
         self.settle_edges(space, range, me, counters);
         self.forget_lines(range, me);
@@ -178,12 +197,13 @@ impl Memory {
         }
         self.pages.forget(range);
         space.unmap(range);
-        self.release_leases(space, range);
+        self.release_leases(space, range)
     }
 
     /// Drops the leases of extents that nothing is mapped in any more: home
-    /// takes them back.
-    fn release_leases(&self, space: &AddressSpace, range: UserRange) {
+    /// takes them back. Whether there are any.
+    fn release_leases(&self, space: &AddressSpace, range: UserRange) -> bool {
+        let mut released = false;
         for number in range.extents() {
             let Some(extent) = self.pages.extent(number) else {
                 continue;
@@ -191,9 +211,11 @@ impl Memory {
             let start = UserAddr(number * proto::addr::EXTENT_SIZE);
             let whole = UserRange::new(start, proto::addr::EXTENT_SIZE);
             if whole.is_some_and(|w| space.overlapping(w).next().is_none()) {
+                released |= extent.lease().is_some();
                 extent.set_lease(None);
             }
         }
+        released
     }
 
     /// Frees the ways of every line in `range` without saving anything.
@@ -243,14 +265,17 @@ impl Memory {
     ) -> Result<(), Errno> {
         let mut deferred = self.begin_change();
         // Storage must have shared pages before home forgets the mapping.
-        {
+        let released = {
             let mut space = self.space_mut();
             if space.overlapping(range).next().is_none() {
                 return Ok(());
             }
-            self.teardown(&mut space, range, me, counters);
-        }
+            self.teardown(&mut space, range, me, counters)
+        };
         self.defer(&mut deferred, SpaceOp::Unmap { range });
+        if released {
+            self.flush_deferred(&mut deferred);
+        }
         Ok(())
     }
 
@@ -278,6 +303,9 @@ impl Memory {
         // Home must promise memory that becomes writable, and says what becomes
         // of a range with holes; of the rest it is told.
         if self.needs_home(range, prot) {
+            if !self.space().is_mapped(range) {
+                self.over_hole.store(true, Ordering::Relaxed);
+            }
             let answer = self.ask_home(&mut deferred, op).map(|_| ());
             if answer == Err(Errno::ENOMEM) && self.space().is_mapped(range) {
                 return answer;
@@ -297,7 +325,16 @@ impl Memory {
     fn needs_home(&self, range: UserRange, prot: Prot) -> bool {
         let space = self.space();
         let mut reserved = space.extents_with(range, prot);
-        !space.is_mapped(range) || reserved.any(|number| !space.is_accounted(number))
+        !space.is_mapped(range)
+            || !self.promises()
+            || reserved.any(|number| !space.is_accounted(number))
+    }
+
+    /// Whether home has promised what the replica accounts for. Not so after an
+    /// mprotect(2) over a hole, which makes writable what lies before the hole
+    /// even if home has no room.
+    fn promises(&self) -> bool {
+        !self.over_hole.load(Ordering::Relaxed)
     }
 
     /// What the replica answered, and the host.
@@ -518,7 +555,7 @@ impl Memory {
             let space = self.space();
             let plan = space.plan_brk(addr);
             let mut grown = plan.into_iter().flatten().flat_map(UserRange::extents);
-            let promised = grown.all(|number| space.is_accounted(number));
+            let promised = self.promises() && grown.all(|number| space.is_accounted(number));
             (space.break_now(), plan, promised)
         };
         if plan.is_none() {
@@ -535,8 +572,9 @@ impl Memory {
         };
         let mut space = self.space_mut();
         let page = |a: UserAddr| a.align_up(PAGE_SIZE).unwrap_or(a);
+        let mut released = false;
         if let Some(gone) = UserRange::between(page(now), page(before)) {
-            self.teardown(&mut space, gone, me, counters);
+            released = self.teardown(&mut space, gone, me, counters);
         }
         if let Some(grown) = UserRange::between(page(before), page(now)) {
             self.settle_edges(&space, grown, me, counters);
@@ -554,6 +592,10 @@ impl Memory {
         if promised {
             self.defer(&mut deferred, op);
         }
+        if released {
+            self.flush_deferred(&mut deferred);
+        }
+        drop(deferred);
         if let Some(grown) = UserRange::between(page(before), page(now)) {
             self.touch_ahead(grown, me, counters);
         }

@@ -171,6 +171,9 @@ impl Streams {
     /// the program went through the lines that were fetched last. It is halved
     /// where the stream hops.
     pub(super) fn miss(&mut self, line: LineNo, here: impl Fn(LineNo) -> bool) -> Advice {
+        if self.most == 0 {
+            return Advice::default();
+        }
         self.clock += 1;
         let (clock, most) = (self.clock, self.most);
         let reached = self.streams.iter_mut().filter(|s| s.reaches(line.0));
@@ -234,7 +237,10 @@ impl Streams {
     /// The first store to `line`, which was here: if it was fetched ahead, it
     /// was to some purpose.
     pub(super) fn stored(&mut self, line: LineNo) {
-        let ahead = |s: &&mut Stream| s.open > 0 && s.within.0 <= line.0 && line.0 <= s.within.1;
+        let ahead = |s: &&mut Stream| {
+            let on_its_way = s.step != 0 && s.distance(line.0) % s.step == 0;
+            s.open > 0 && (s.within.0..=s.within.1).contains(&line.0) && on_its_way
+        };
         if let Some(s) = self.streams.iter_mut().find(ahead) {
             s.open -= 1;
             s.stored += 1;
