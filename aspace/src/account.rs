@@ -3,7 +3,7 @@
 use crate::space::AddressSpace;
 use crate::vma::Vma;
 use proto::addr::{EXTENT_SIZE, UserAddr, UserRange};
-use proto::mem::Prot;
+use proto::mem::{Prot, SpaceOp};
 
 impl AddressSpace {
     /// The numbers of all extents that must be reserved, ascending: those that
@@ -23,6 +23,25 @@ impl AddressSpace {
     #[must_use]
     pub fn may_hold_pages(&self, number: u64) -> bool {
         whole(number).is_some_and(|range| self.overlapping(range).any(Vma::may_hold_pages))
+    }
+
+    /// Whether an authority with this layout, which has promised what is
+    /// accounted, can't refuse `op`: it is possible, and needs no more promises.
+    /// (Where [`AddressSpace::protect`] fails for too many mappings it fails at
+    /// both, and changes nothing.)
+    #[must_use]
+    pub fn is_certain(&self, op: &SpaceOp) -> bool {
+        let promised = |number| self.is_accounted(number);
+        match op {
+            SpaceOp::Unmap { .. } => true,
+            SpaceOp::Protect { range, prot } => {
+                self.is_mapped(*range) && self.extents_with(*range, *prot).all(promised)
+            }
+            SpaceOp::Brk { addr } => self
+                .plan_brk(*addr)
+                .is_some_and(|grown| grown.into_iter().flat_map(UserRange::extents).all(promised)),
+            _ => false,
+        }
     }
 
     /// The extents of `range`, ascending, that must be reserved once it has

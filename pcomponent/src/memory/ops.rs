@@ -302,7 +302,7 @@ impl Memory {
         let op = SpaceOp::Protect { range, prot };
         // Home must promise memory that becomes writable, and says what becomes
         // of a range with holes; of the rest it is told.
-        if self.needs_home(range, prot) {
+        if !self.is_certain(&op) {
             if !self.space().is_mapped(range) {
                 self.over_hole.store(true, Ordering::Relaxed);
             }
@@ -321,20 +321,11 @@ impl Memory {
         applied.and(host)
     }
 
-    /// Whether home has to be asked before `range` gets protection `prot`.
-    fn needs_home(&self, range: UserRange, prot: Prot) -> bool {
-        let space = self.space();
-        let mut reserved = space.extents_with(range, prot);
-        !space.is_mapped(range)
-            || !self.promises()
-            || reserved.any(|number| !space.is_accounted(number))
-    }
-
-    /// Whether home has promised what the replica accounts for. Not so after an
-    /// mprotect(2) over a hole, which makes writable what lies before the hole
-    /// even if home has no room.
-    fn promises(&self) -> bool {
-        !self.over_hole.load(Ordering::Relaxed)
+    /// Whether home can't refuse `op`. After an mprotect(2) over a hole that is
+    /// never certain: it makes writable what lies before the hole, and accounts
+    /// for it, even if home has no room.
+    fn is_certain(&self, op: &SpaceOp) -> bool {
+        !self.over_hole.load(Ordering::Relaxed) && self.space().is_certain(op)
     }
 
     /// What the replica answered, and the host.
@@ -551,18 +542,16 @@ impl Memory {
     /// brk(2): the break after it.
     pub(crate) fn brk(&self, addr: UserAddr, me: &mut Scratch, counters: &Counters) -> UserAddr {
         let mut deferred = self.begin_change();
-        let (before, plan, promised) = {
+        let op = SpaceOp::Brk { addr };
+        let (before, possible) = {
             let space = self.space();
-            let plan = space.plan_brk(addr);
-            let mut grown = plan.into_iter().flatten().flat_map(UserRange::extents);
-            let promised = self.promises() && grown.all(|number| space.is_accounted(number));
-            (space.break_now(), plan, promised)
+            (space.break_now(), space.plan_brk(addr).is_some())
         };
-        if plan.is_none() {
+        if !possible {
             return before;
         }
-        let op = SpaceOp::Brk { addr };
-        let now = if promised {
+        let certain = self.is_certain(&op);
+        let now = if certain {
             addr
         } else {
             match self.ask_home(&mut deferred, op.clone()) {
@@ -580,7 +569,7 @@ impl Memory {
             self.settle_edges(&space, grown, me, counters);
             if let Err(e) = self.map_host(grown, Prot::READ_WRITE) {
                 drop(space);
-                if !promised {
+                if !certain {
                     self.defer(&mut deferred, SpaceOp::Brk { addr: before });
                 }
                 tracing::warn!("the host cannot grow the heap: {e}");
@@ -589,7 +578,7 @@ impl Memory {
         }
         space.brk(now);
         drop(space);
-        if promised {
+        if certain {
             self.defer(&mut deferred, op);
         }
         if released {

@@ -188,6 +188,65 @@ proptest! {
     }
 }
 
+/// Does at home what the replica has done already: nothing of it is refused.
+fn catch_up(space: &mut Space, fake: &mut Fake, later: &mut Vec<SpaceOp>) {
+    for op in later.drain(..) {
+        match (&op, space.handle_op(&op, fake)) {
+            (SpaceOp::Brk { addr }, Ok(SpaceDone::Brk { addr: now, .. })) => {
+                assert_eq!(*addr, now);
+            }
+            (SpaceOp::Brk { .. }, done) => panic!("{op:?}: {done:?}"),
+            (_, done) => assert!(done.is_ok(), "{op:?}: {done:?}"),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 600, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    /// A processor component tells home later of what is certain.
+    #[test]
+    fn what_is_certain_is_not_refused(
+        heap in at(),
+        ops in proptest::collection::vec(op(), 1..60),
+        sizes in proptest::collection::vec(1..14_u64, 1..4),
+    ) {
+        let mut fake = Fake::new(&sizes);
+        let mut space = Space::new(PROCESS);
+        let mut replica = AddressSpace::new();
+        let mut later = Vec::new();
+        let mut hole = false;
+        for op in [SpaceOp::SetBrk { addr: heap }].iter().chain(&ops) {
+            if !hole && replica.is_certain(op) {
+                match op {
+                    SpaceOp::Unmap { range } => drop(replica.unmap(*range)),
+                    SpaceOp::Brk { addr } => prop_assert_eq!(replica.brk(*addr), *addr),
+                    SpaceOp::Protect { range, prot } => {
+                        prop_assert_eq!(replica.protect(*range, *prot), Ok(()));
+                    }
+                    _ => prop_assert!(false, "{:?} is never certain", op),
+                }
+                later.push(op.clone());
+                continue;
+            }
+            catch_up(&mut space, &mut fake, &mut later);
+            prop_assert_eq!(&replica, &space.layout);
+            match (space.handle_op(op, &mut fake), op) {
+                (Ok(done), _) => prop_assert_eq!(replica.follow(op, &done), Ok(())),
+                (Err(_), SpaceOp::Protect { range, prot }) if !replica.is_mapped(*range) => {
+                    hole = true;
+                    let _ = replica.protect(*range, *prot);
+                }
+                (Err(_), _) => {}
+            }
+        }
+        catch_up(&mut space, &mut fake, &mut later);
+        prop_assert_eq!(&replica, &space.layout);
+    }
+}
+
 fn map(len: u64) -> SpaceOp {
     let (addr, prot, flags) = (UserAddr(0), Prot::READ_WRITE, MapFlags::default());
     SpaceOp::Map {
