@@ -139,6 +139,17 @@ fn malloc_against_a_model() {
 }
 
 #[test]
+fn streams_of_all_kinds() {
+    let large = [
+        Cell::new(25, "shm").lines_of(16 << 10),
+        Cell::new(50, "tcp").lines_of(8 << 10),
+    ];
+    Case::new("streams", "3000 2 1").check(FEW);
+    Case::new("streams", "3000 2 3").check(USUAL);
+    Case::new("streams", "3000 1 2").check(&large);
+}
+
+#[test]
 fn no_update_is_lost() {
     for threads in [1, 2, 8] {
         Case::new("lines", &format!("400 4000 {threads}")).check(USUAL);
