@@ -20,6 +20,7 @@
 mod evict;
 mod fault;
 mod fill;
+mod home;
 mod ops;
 mod pages;
 mod remote;

@@ -12,7 +12,6 @@ use proto::mem::{Backing, MapFlags, MemRequest, Prot, SpaceDone, SpaceOp};
 use proto::store::FileId;
 use proto::{Errno, NodeId, ProcessId};
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 
 /// An mmap(2) whose arguments have been checked.
 #[derive(Clone, Debug)]
@@ -29,65 +28,7 @@ pub(crate) struct MapRequest {
     pub backing: Backing,
 }
 
-/// Changes that home has not been told of yet: they can't fail there, for they
-/// need nothing that it has not promised, and did not fail in the replica.
-type Deferred<'a> = MutexGuard<'a, Vec<SpaceOp>>;
-
-/// Home hears of deferred changes at the latest when there are this many.
-const MOST_DEFERRED: usize = 64;
-
 impl Memory {
-    fn begin_change(&self) -> Deferred<'_> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends `op` to home behind what was deferred; the answer is `op`'s.
-    fn ask_home(&self, deferred: &mut Deferred<'_>, op: SpaceOp) -> Result<SpaceDone, Errno> {
-        let mut ops = std::mem::take(&mut **deferred);
-        ops.push(op);
-        let asked = ops.clone();
-        let refused = |why: &str| -> ! {
-            fatal::end(&format!(
-                "the memory component refused a change it had to take: {why}"
-            ))
-        };
-        let mut done = match self.remote.space_ops(ops) {
-            Err(e) if asked.len() > 1 => refused(&e.to_string()),
-            answer => answer?,
-        };
-        let last = done.pop().unwrap_or(Err(Errno::EPROTO));
-        for (op, done) in asked.iter().zip(&done) {
-            match (op, done) {
-                (_, Err(e)) => refused(&e.to_string()),
-                (SpaceOp::Brk { addr }, Ok(SpaceDone::Brk { addr: now, .. })) if addr != now => {
-                    refused(&format!("brk({addr})"))
-                }
-                _ => {}
-            }
-        }
-        last
-    }
-
-    fn defer(&self, deferred: &mut Deferred<'_>, op: SpaceOp) {
-        deferred.push(op);
-        if deferred.len() >= MOST_DEFERRED {
-            self.flush_deferred(deferred);
-        }
-    }
-
-    fn flush_deferred(&self, deferred: &mut Deferred<'_>) {
-        if deferred.is_empty() {
-            return;
-        }
-        // What is asked for last changes nothing, so that all are checked.
-        let now = SpaceOp::Brk {
-            addr: UserAddr::default(),
-        };
-        if let Err(e) = self.ask_home(deferred, now) {
-            fatal::end(&format!("the memory component answered a question: {e}"));
-        }
-    }
-
     /// mmap(2).
     ///
     /// # Errors
@@ -319,13 +260,6 @@ impl Memory {
             self.defer(&mut deferred, op);
         }
         applied.and(host)
-    }
-
-    /// Whether home can't refuse `op`. After an mprotect(2) over a hole that is
-    /// never certain: it makes writable what lies before the hole, and accounts
-    /// for it, even if home has no room.
-    fn is_certain(&self, op: &SpaceOp) -> bool {
-        !self.over_hole.load(Ordering::Relaxed) && self.space().is_certain(op)
     }
 
     /// What the replica answered, and the host.
