@@ -1,6 +1,5 @@
 //! What committing memory costs here: as huge pages, or page by page. Huge
-//! pages are zeroed at the speed of memory and mapped by one entry, a tenth of
-//! the time. But in a virtual machine whose host takes memory back that lies
+//! pages are zeroed at the speed of memory and mapped by one entry. But in a virtual machine whose host takes memory back that lies
 //! free (free page reporting), large pieces of free memory are what the host has
 //! taken, and small ones are what was used a moment ago. So both are timed, and
 //! the cheaper is taken.
@@ -10,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// The dearer is tried once in so many times, to see what it costs by now.
 const PROBE: u32 = 32;
+/// Bytes of pages that are worth timing.
+const ENOUGH: u64 = 64 << 10;
 /// What a huge page that could not be had counts.
 const FAILED: Duration = Duration::from_millis(20);
 
@@ -53,7 +54,10 @@ impl Costs {
     pub(super) fn small<T>(&self, len: u64, commit: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let done = commit();
-        self.small.note(begun.elapsed(), len);
+        // Of a few pages the call itself is most.
+        if len >= ENOUGH {
+            self.small.note(begun.elapsed(), len);
+        }
         done
     }
 

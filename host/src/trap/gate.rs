@@ -228,6 +228,7 @@ unsafe extern "C" {
 ///
 /// XSAVEC writes the header's first 16 bytes and XRSTOR wants the others zero:
 /// the room is mapped zeroed, and nothing else is ever written there.
+// SAFETY: stubs alone jump here, on attached threads (GS points at their block).
 #[unsafe(naked)]
 unsafe extern "C" fn gate_raw() {
     naked_asm!(

@@ -16,6 +16,7 @@ unsafe extern "C" {
 }
 
 /// Loads a byte as a program would: with the selector set.
+// SAFETY: called on an attached thread, with a page that userfaultfd answers for.
 #[unsafe(naked)]
 unsafe extern "C" fn load_raw(from: u64) {
     naked_asm!(

@@ -21,7 +21,9 @@ pub(super) fn abort_of(rip: u64) -> Option<u64> {
         .then_some(at(splitkernel_window_abort))
 }
 
-// nr in edi, six arguments at rsi. GS points at a block.
+// nr in edi, six arguments at rsi.
+// SAFETY: called on attached threads (GS points at their block), by those who
+// answer for the system call.
 #[unsafe(naked)]
 unsafe extern "C" fn window_raw(nr: u32, args: *const usize) -> isize {
     naked_asm!(

@@ -18,6 +18,7 @@
 //! next store to one faults and has that lifted
 //! ([`Memory::let_writes_through`]), whether the line is clean or dirty.
 
+use super::mappings::Mappings;
 use super::remote::{Links, within};
 use super::{BATCH_BYTES, BATCH_LINES, BUSY_LIMIT, Memory, Scratch, stuck};
 use crate::excache::{Batch, Dirty, LineNo, Victim};
@@ -208,19 +209,12 @@ impl Memory {
         mut each: impl FnMut(Span),
     ) {
         let mut last: Option<(Span, u64)> = None;
-        // Most victims lie in the mapping of the one before.
-        let mut around: Option<&Vma> = None;
+        let mut mappings = Mappings::of(space);
         for victim in victims {
             let Some(range) = self.range_of(victim.line, 1) else {
                 continue;
             };
-            let known = around.filter(|vma| vma.range.contains_range(range));
-            let found = known.is_none().then(|| space.overlapping(range));
-            for vma in known.into_iter().chain(found.into_iter().flatten()) {
-                let Some(part) = vma.range.intersect(range) else {
-                    continue;
-                };
-                around = Some(vma);
+            for (vma, part) in mappings.parts(range) {
                 let (start, len) = (part.start().0, part.len());
                 let owner = vma.range.start().0;
                 match &mut last {

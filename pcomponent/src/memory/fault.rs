@@ -14,6 +14,9 @@ use proto::mem::{MapFlags, Prot};
 /// A stream that brings more lines than these at once has shown what it does.
 const KNOWN_STREAM: usize = 8;
 
+/// One in so many lines that are expected to be stored to is watched.
+const WATCHED: u32 = 32;
+
 /// What the program tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Access {
@@ -141,8 +144,8 @@ impl Memory {
 
     /// Whether a line that a load brings is better installed as by a store. To be
     /// wrong costs a write-back; a first store to a clean line costs a fault, and
-    /// an interruption of each CPU that runs another thread of the program. One
-    /// in thirty-two is installed clean all the same, to see whether it still holds.
+    /// an interruption of each CPU that runs another thread of the program. Some
+    /// ([`WATCHED`]) are installed clean all the same, to see whether it still holds.
     /// Not where a write-back would reach a file, or take room that was not
     /// promised.
     fn will_be_stored(&self, vma: &Vma, range: UserRange, at: UserAddr, me: &mut Scratch) -> bool {
@@ -165,7 +168,7 @@ impl Memory {
             return false;
         }
         me.expected = me.expected.wrapping_add(1);
-        !me.expected.is_multiple_of(32)
+        !me.expected.is_multiple_of(WATCHED)
     }
 
     fn note_store(&self, at: UserAddr) {

@@ -2,6 +2,7 @@
 //! how they get into the program's pages.
 
 use super::fault::Access;
+use super::mappings::Mappings;
 use super::remote::{Links, within};
 use super::{Memory, Scratch};
 use crate::fatal;
@@ -54,20 +55,13 @@ impl Memory {
         let (run, pieces) = (&me.run, &mut me.pieces);
         let line_of = |n: usize| run.get(n).map(|(line, _)| *line);
         let ascends = line_of(0) <= line_of(run.len().saturating_sub(1));
-        // Most lines lie in the mapping of the one before.
-        let mut around: Option<&Vma> = None;
+        let mut mappings = Mappings::of(space);
         for n in 0..run.len() {
             let (line, _) = run[if ascends { n } else { run.len() - 1 - n }];
             let Some(range) = self.range_of(line, 1) else {
                 continue;
             };
-            let known = around.filter(|vma| vma.range.contains_range(range));
-            let found = known.is_none().then(|| space.overlapping(range));
-            for vma in known.into_iter().chain(found.into_iter().flatten()) {
-                let Some(part) = vma.range.intersect(range) else {
-                    continue;
-                };
-                around = Some(vma);
+            for (vma, part) in mappings.parts(range) {
                 for page in part.page_numbers() {
                     let page = UserAddr(page * PAGE_SIZE);
                     match self.source(vma, page, access, page == wanted) {

@@ -21,9 +21,12 @@ mod evict;
 mod fault;
 mod fill;
 mod home;
+mod mappings;
 mod ops;
 mod pages;
+mod remap;
 mod remote;
+mod shared;
 mod stream;
 mod text;
 mod user;
@@ -59,15 +62,13 @@ const BATCH_LINES: usize = 64;
 
 /// See the module.
 pub(crate) struct Memory {
-    changes: Mutex<Vec<proto::mem::SpaceOp>>,
+    changes: Mutex<home::Changes>,
     space: ShardedLock<AddressSpace>,
     pages: PageTable,
     cache: ExCache,
     uffd: Uffd,
     dropper: Dropper,
     remote: Remote,
-    /// Whether mprotect(2) ever met a hole.
-    over_hole: AtomicBool,
     /// Whether a file was ever mapped shared.
     shares_files: AtomicBool,
     /// Threads that may touch program memory.
@@ -132,14 +133,13 @@ impl Memory {
             .and_then(|u| u.raised(fd_floor))
             .map_err(|e| format!("userfaultfd in SIGBUS mode: {e} (see `testbed doctor`)"))?;
         Ok(Memory {
-            changes: Mutex::new(Vec::new()),
+            changes: Mutex::default(),
             space: ShardedLock::new(AddressSpace::new()),
             pages: PageTable::new(),
             cache: ExCache::new(shape, config.policy),
             uffd,
             dropper: Dropper::new(fd_floor),
             remote,
-            over_hole: AtomicBool::new(false),
             shares_files: AtomicBool::new(false),
             threads: AtomicU32::new(0),
             ahead: most_ahead(shape, config.prefetch),

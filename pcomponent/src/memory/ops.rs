@@ -5,12 +5,11 @@
 use super::{Memory, Scratch};
 use crate::fatal;
 use crate::stats::Counters;
-use aspace::{AddressSpace, VmaBacking};
+use aspace::AddressSpace;
 use host::mapping::{self, Span};
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::mem::{Backing, MapFlags, MemRequest, Prot, SpaceDone, SpaceOp};
-use proto::store::FileId;
-use proto::{Errno, NodeId, ProcessId};
+use proto::{Errno, ProcessId};
 use std::sync::atomic::Ordering;
 
 /// An mmap(2) whose arguments have been checked.
@@ -40,7 +39,7 @@ impl Memory {
         me: &mut Scratch,
         counters: &Counters,
     ) -> Result<UserRange, Errno> {
-        let mut deferred = self.begin_change();
+        let mut changes = self.begin_change();
         let op = SpaceOp::Map {
             addr: request.addr,
             len: request.len,
@@ -48,7 +47,7 @@ impl Memory {
             flags: request.flags,
             backing: request.backing.clone(),
         };
-        let SpaceDone::Mapped { range, .. } = self.ask_home(&mut deferred, op)? else {
+        let SpaceDone::Mapped { range, .. } = self.ask_home(&mut changes, op)? else {
             return Err(Errno::EPROTO);
         };
         let mut space = self.space_mut();
@@ -65,7 +64,7 @@ impl Memory {
             range.len(),
             request.prot,
             kept,
-            backing(&request.backing),
+            (&request.backing).into(),
         );
         if applied != Ok(range) {
             fatal::end(&format!(
@@ -80,13 +79,13 @@ impl Memory {
         if let Err(e) = self.map_host(range, request.prot) {
             space.unmap(range);
             drop(space);
-            let _ = self.ask_home(&mut deferred, SpaceOp::Unmap { range });
+            let _ = self.ask_home(&mut changes, SpaceOp::Unmap { range });
             return Err(e);
         }
         Ok(range)
     }
 
-    fn map_host(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
+    pub(super) fn map_host(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
         let (start, len) = (range.start().0, range.len());
         mapping::map_private(start, len, i32::from(prot.0)).map_err(|e| Errno(e.0))?;
         if let Err(e) = self.uffd.register(start, len, true) {
@@ -99,7 +98,7 @@ impl Memory {
 
     /// Evicts lines that `range` shares with its neighbours, so that a
     /// resident line always has all of its mapped pages.
-    fn settle_edges(
+    pub(super) fn settle_edges(
         &self,
         space: &AddressSpace,
         range: UserRange,
@@ -171,29 +170,6 @@ impl Memory {
         }
     }
 
-    /// Writes resident pages of shared file mappings in `range` back.
-    fn flush_shared(
-        &self,
-        space: &AddressSpace,
-        range: UserRange,
-        me: &mut Scratch,
-        counters: &Counters,
-    ) {
-        me.victims.clear();
-        for vma in space.overlapping(range) {
-            if is_shared_file(vma)
-                && let Some(part) = vma.range.intersect(range)
-            {
-                let shift = self.cache.shape().line_shift;
-                let to = crate::excache::LineNo(((part.end().0 - 1) >> shift) + 1);
-                self.cache
-                    .take_range(self.line_of(part.start()), to, &mut me.victims);
-            }
-        }
-        me.victims.sort_unstable_by_key(|v| v.line);
-        self.evict_victims(space, me, counters);
-    }
-
     /// munmap(2).
     ///
     /// # Errors
@@ -204,7 +180,7 @@ impl Memory {
         me: &mut Scratch,
         counters: &Counters,
     ) -> Result<(), Errno> {
-        let mut deferred = self.begin_change();
+        let mut changes = self.begin_change();
         // Storage must have shared pages before home forgets the mapping.
         let released = {
             let mut space = self.space_mut();
@@ -213,9 +189,9 @@ impl Memory {
             }
             self.teardown(&mut space, range, me, counters)
         };
-        self.defer(&mut deferred, SpaceOp::Unmap { range });
+        self.defer(&mut changes, SpaceOp::Unmap { range });
         if released {
-            self.flush_deferred(&mut deferred);
+            self.flush_deferred(&mut changes);
         }
         Ok(())
     }
@@ -238,16 +214,16 @@ impl Memory {
         Ok(())
     }
 
-    fn change_protection(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
-        let mut deferred = self.begin_change();
+    pub(super) fn change_protection(&self, range: UserRange, prot: Prot) -> Result<(), Errno> {
+        let mut changes = self.begin_change();
         let op = SpaceOp::Protect { range, prot };
         // Home must promise memory that becomes writable, and says what becomes
         // of a range with holes; of the rest it is told.
-        if !self.is_certain(&op) {
+        if !self.is_certain(&changes, &op) {
             if !self.space().is_mapped(range) {
-                self.over_hole.store(true, Ordering::Relaxed);
+                changes.met_hole();
             }
-            let answer = self.ask_home(&mut deferred, op).map(|_| ());
+            let answer = self.ask_home(&mut changes, op).map(|_| ());
             if answer == Err(Errno::ENOMEM) && self.space().is_mapped(range) {
                 return answer;
             }
@@ -257,7 +233,7 @@ impl Memory {
         // What the replica can't do home can't either, and does not hear of.
         let (applied, host) = self.apply_protect(range, prot);
         if applied.is_ok() {
-            self.defer(&mut deferred, op);
+            self.defer(&mut changes, op);
         }
         applied.and(host)
     }
@@ -296,7 +272,7 @@ impl Memory {
         me: &mut Scratch,
         counters: &Counters,
     ) -> Result<(), Errno> {
-        let mut deferred = self.begin_change();
+        let mut changes = self.begin_change();
         let space = self.space_mut();
         let mapped: Vec<UserRange> = space
             .overlapping(range)
@@ -321,7 +297,7 @@ impl Memory {
         if self.drop_whole_leases(range) {
             // At once: an extent that is committed anew must not lose its
             // frames to a change that was put off.
-            self.ask_home(&mut deferred, SpaceOp::Discard { range })?;
+            self.ask_home(&mut changes, SpaceOp::Discard { range })?;
         }
         if covered == range.len() {
             Ok(())
@@ -348,134 +324,9 @@ impl Memory {
         dropped
     }
 
-    /// mremap(2). In place where that goes; else the bytes are copied to a new
-    /// mapping through the cache.
-    ///
-    /// # Errors
-    /// As mremap(2).
-    pub(crate) fn remap(
-        &self,
-        old: UserRange,
-        new_len: u64,
-        may_move: bool,
-        to: Option<UserAddr>,
-        me: &mut Scratch,
-        counters: &Counters,
-    ) -> Result<UserAddr, Errno> {
-        let attributes = {
-            let space = self.space();
-            let vma = space.find(old.start()).ok_or(Errno::EFAULT)?;
-            if !vma.range.contains_range(old) {
-                return Err(Errno::EFAULT);
-            }
-            vma.clone()
-        };
-        if to.is_none() {
-            match self.resize(old, new_len, me, counters) {
-                Err(Errno::ENOMEM) if may_move => {}
-                other => return other,
-            }
-        }
-        let backing = match &attributes.backing {
-            VmaBacking::Anonymous => Backing::Anonymous,
-            VmaBacking::File { file, offset } => Backing::File {
-                file: (**file).clone(),
-                offset: offset + (old.start().0 - attributes.range.start().0),
-            },
-        };
-        let keep = MapFlags(attributes.flags.0 & (MapFlags::SHARED.0 | MapFlags::NORESERVE.0));
-        let place = if to.is_some() {
-            MapFlags::FIXED
-        } else {
-            MapFlags::default()
-        };
-        let request = MapRequest {
-            addr: to.unwrap_or_default(),
-            len: new_len,
-            prot: attributes.prot.with(Prot::READ_WRITE),
-            flags: keep.with(place),
-            backing,
-        };
-        let new = self.map(&request, me, counters)?;
-        if !is_shared_file(&attributes) {
-            self.copy_touched(old, new, me, counters)?;
-        }
-        if request.prot != attributes.prot {
-            self.change_protection(new, attributes.prot)?;
-        }
-        self.unmap(old, me, counters)?;
-        Ok(new.start())
-    }
-
-    /// Grows or shrinks a mapping where it is.
-    fn resize(
-        &self,
-        old: UserRange,
-        new_len: u64,
-        me: &mut Scratch,
-        counters: &Counters,
-    ) -> Result<UserAddr, Errno> {
-        let new = UserRange::new(old.start(), new_len).ok_or(Errno::EINVAL)?;
-        if new.len() == old.len() {
-            return Ok(old.start());
-        }
-        if new.len() < old.len() {
-            if let Some(tail) = UserRange::between(new.end(), old.end()) {
-                self.unmap(tail, me, counters)?;
-            }
-            return Ok(old.start());
-        }
-        let mut deferred = self.begin_change();
-        let op = SpaceOp::Remap {
-            old,
-            new_len: new.len(),
-            may_move: false,
-            to: None,
-        };
-        let SpaceDone::Mapped { range, .. } = self.ask_home(&mut deferred, op)? else {
-            return Err(Errno::EPROTO);
-        };
-        let mut space = self.space_mut();
-        self.settle_edges(&space, range, me, counters);
-        if space.remap(old, new.len(), false, None) != Ok(range) {
-            fatal::end(&format!(
-                "the replica of the address space differs at {range}"
-            ));
-        }
-        let prot = space.find(old.start()).map_or(Prot::NONE, |v| v.prot);
-        let Some(grown) = UserRange::between(old.end(), range.end()) else {
-            return Err(Errno::EPROTO);
-        };
-        self.map_host(grown, prot)?;
-        Ok(range.start())
-    }
-
-    /// Copies the pages of `old` that have been touched to `new`.
-    fn copy_touched(
-        &self,
-        old: UserRange,
-        new: UserRange,
-        me: &mut Scratch,
-        counters: &Counters,
-    ) -> Result<(), Errno> {
-        let mut page = vec![0; PAGE_SIZE as usize];
-        for offset in (0..old.len().min(new.len())).step_by(PAGE_SIZE as usize) {
-            let from = UserAddr(old.start().0 + offset);
-            if !self.pages.is_touched(from) {
-                continue;
-            }
-            let copied = self.copy_in(from, &mut page, me, counters);
-            let to = UserAddr(new.start().0 + offset);
-            if copied != page.len() || self.copy_out(to, &page, me, counters) != page.len() {
-                return Err(Errno::EFAULT);
-            }
-        }
-        Ok(())
-    }
-
     /// brk(2): the break after it.
     pub(crate) fn brk(&self, addr: UserAddr, me: &mut Scratch, counters: &Counters) -> UserAddr {
-        let mut deferred = self.begin_change();
+        let mut changes = self.begin_change();
         let op = SpaceOp::Brk { addr };
         let (before, possible) = {
             let space = self.space();
@@ -484,11 +335,11 @@ impl Memory {
         if !possible {
             return before;
         }
-        let certain = self.is_certain(&op);
+        let certain = self.is_certain(&changes, &op);
         let now = if certain {
             addr
         } else {
-            match self.ask_home(&mut deferred, op.clone()) {
+            match self.ask_home(&mut changes, op.clone()) {
                 Ok(SpaceDone::Brk { addr: now, .. }) => now,
                 _ => return before,
             }
@@ -504,7 +355,7 @@ impl Memory {
             if let Err(e) = self.map_host(grown, Prot::READ_WRITE) {
                 drop(space);
                 if !certain {
-                    self.defer(&mut deferred, SpaceOp::Brk { addr: before });
+                    self.defer(&mut changes, SpaceOp::Brk { addr: before });
                 }
                 tracing::warn!("the host cannot grow the heap: {e}");
                 return before;
@@ -513,12 +364,12 @@ impl Memory {
         space.brk(now);
         drop(space);
         if certain {
-            self.defer(&mut deferred, op);
+            self.defer(&mut changes, op);
         }
         if released {
-            self.flush_deferred(&mut deferred);
+            self.flush_deferred(&mut changes);
         }
-        drop(deferred);
+        drop(changes);
         if let Some(grown) = UserRange::between(page(before), page(now)) {
             self.touch_ahead(grown, me, counters);
         }
@@ -530,80 +381,10 @@ impl Memory {
     /// # Errors
     /// What the memory component answered.
     pub(crate) fn set_brk(&self, addr: UserAddr) -> Result<(), Errno> {
-        let mut deferred = self.begin_change();
-        self.ask_home(&mut deferred, SpaceOp::SetBrk { addr })?;
+        let mut changes = self.begin_change();
+        self.ask_home(&mut changes, SpaceOp::SetBrk { addr })?;
         self.space_mut().set_brk(addr);
         Ok(())
-    }
-
-    /// msync(2): shared file pages of `range` are at the memory component, and
-    /// with `sync` in storage.
-    ///
-    /// # Errors
-    /// `ENOMEM` for a hole; `EIO`.
-    pub(crate) fn sync(
-        &self,
-        range: UserRange,
-        sync: bool,
-        me: &mut Scratch,
-        counters: &Counters,
-    ) -> Result<(), Errno> {
-        let files = {
-            let space = self.space_mut();
-            self.flush_shared(&space, range, me, counters);
-            if !space.is_mapped(range) {
-                return Err(Errno::ENOMEM);
-            }
-            let mut files = Vec::new();
-            for vma in space.overlapping(range).filter(|v| is_shared_file(v)) {
-                if let VmaBacking::File { file, .. } = &vma.backing
-                    && !files.contains(file)
-                {
-                    files.push(file.clone());
-                }
-            }
-            files
-        };
-        for file in files.iter().filter(|_| sync) {
-            self.remote.file_sync(file)?;
-        }
-        Ok(())
-    }
-
-    /// Before a file is read, written or synchronised otherwise, and after it was
-    /// written: what is cached of it under shared mappings goes to the file's
-    /// cache, and comes back from there, so that mapping and file show the same.
-    pub(crate) fn settle_file(
-        &self,
-        storage: NodeId,
-        id: FileId,
-        me: &mut Scratch,
-        counters: &Counters,
-    ) {
-        if !self.shares_files.load(Ordering::Relaxed) {
-            return;
-        }
-        let space = self.space_mut();
-        let is_of_it = |vma: &&aspace::Vma| match &vma.backing {
-            VmaBacking::File { file, .. } => (file.storage, file.id) == (storage, id),
-            VmaBacking::Anonymous => false,
-        };
-        let mapped = space.iter().filter(|vma| is_shared_file(vma));
-        let ranges: Vec<UserRange> = mapped.filter(is_of_it).map(|vma| vma.range).collect();
-        for range in ranges {
-            self.flush_shared(&space, range, me, counters);
-        }
-    }
-
-    /// Before the process ends: pages of shared file mappings go to their files'
-    /// caches. The files have to be flushed after it.
-    pub(crate) fn flush_for_exit(&self, me: &mut Scratch, counters: &Counters) {
-        let space = self.space_mut();
-        if let Some(all) = UserRange::between(proto::addr::USER_MIN, proto::addr::USER_MAX)
-            && space.iter().any(is_shared_file)
-        {
-            self.flush_shared(&space, all, me, counters);
-        }
     }
 
     /// Ends the address space at home. From here on no thread of the program
@@ -627,19 +408,5 @@ impl Memory {
                 > 0
         };
         range.page_numbers().map(is_here).collect()
-    }
-}
-
-fn is_shared_file(vma: &aspace::Vma) -> bool {
-    vma.flags.has(MapFlags::SHARED) && matches!(vma.backing, VmaBacking::File { .. })
-}
-
-fn backing(b: &Backing) -> VmaBacking {
-    match b {
-        Backing::Anonymous => VmaBacking::Anonymous,
-        Backing::File { file, offset } => VmaBacking::File {
-            file: std::sync::Arc::new(file.clone()),
-            offset: *offset,
-        },
     }
 }

@@ -82,7 +82,7 @@ impl Stream {
         let forward = self.step == 0 || distance.signum() == self.step.signum();
         let most = match (self.depth >= HOPS, self.step) {
             (true, 1 | -1) => HOP,
-            _ => GAP.max(self.step.unsigned_abs()),
+            _ => GAP,
         };
         distance != 0 && forward && distance.unsigned_abs() <= most
     }
