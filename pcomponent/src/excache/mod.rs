@@ -467,6 +467,8 @@ impl ExCache {
 
     /// Adds the lines in `[around.0, around.1)` that may go before their turn,
     /// those behind `line` first: what was written in order was so ascending.
+    /// Then those before it, the nearest first: what lies between victims is
+    /// write-protected with them.
     fn pick_near(
         &self,
         line: LineNo,
@@ -474,7 +476,7 @@ impl ExCache {
         most: usize,
         victims: &mut Vec<Victim>,
     ) {
-        for n in (line.0 + 1..around.1.0).chain(around.0.0..line.0) {
+        for n in (line.0 + 1..around.1.0).chain((around.0.0..line.0).rev()) {
             if victims.len() >= most {
                 return;
             }
