@@ -1,5 +1,6 @@
 //! Shared mappings of memfds: the memory that one-sided operations of the shm
-//! backend go to. With [`crate::verbs`] the only unsafe code of this crate.
+//! backend go to. With [`crate::verbs`], and `memory::staging` that copies from one
+//! to another, the only unsafe code of this crate.
 //!
 //! Other processes read and write this memory at any time. It is only ever
 //! copied from and to (no reference to it is made, but to atomics), and what
@@ -97,6 +98,44 @@ impl Mapping {
         // SAFETY: as for `read`, and the mapping is writable.
         unsafe { std::ptr::copy_nonoverlapping(src.as_ptr(), to, src.len()) };
         true
+    }
+
+    /// Copies in from memory that others may be writing; false outside or where
+    /// it must not be written.
+    ///
+    /// # Safety
+    /// `src` is mapped for `len` bytes, all outside of this mapping.
+    pub(crate) unsafe fn copy(&self, offset: u64, src: *const u8, len: usize) -> bool {
+        let Some(to) = self.at(offset, len as u64).filter(|_| self.writable) else {
+            return false;
+        };
+        // SAFETY: the target lies in the mapping, which is writable; the caller
+        // answers for the source.
+        unsafe { std::ptr::copy_nonoverlapping(src, to, len) };
+        true
+    }
+
+    /// Reads what a file has from `from` on into `len` bytes at `offset`, as
+    /// preadv2(2) does it under `flags`.
+    pub(crate) fn read_file(
+        &self,
+        offset: u64,
+        len: usize,
+        file: BorrowedFd<'_>,
+        from: u64,
+        flags: libc::c_int,
+    ) -> Result<usize, Errno> {
+        let to = self.at(offset, len as u64).filter(|_| self.writable);
+        let part = libc::iovec {
+            iov_base: to.ok_or(Errno::FAULT)?.cast(),
+            iov_len: len,
+        };
+        let from = from.try_into().map_err(|_| Errno::INVAL)?;
+        // SAFETY: the kernel writes to these `len` bytes of the mapping alone.
+        let n = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, from, flags) };
+        // As in `punch`.
+        compiler_fence(Ordering::SeqCst);
+        usize::try_from(n).map_err(|_| last_error())
     }
 
     /// `N` words at `offset`, a multiple of 8; `None` outside.
@@ -219,18 +258,45 @@ pub(crate) fn is_safe_to_map(fd: &OwnedFd, len: u64) -> bool {
 
 /// Writes to a memfd at `offset`, making the pages that are not there: faster
 /// than through a mapping, for they are not zeroed first.
-pub(crate) fn store(fd: &OwnedFd, mut offset: u64, mut src: &[u8]) -> Result<(), Errno> {
-    while !src.is_empty() {
-        match rustix::io::pwrite(fd, src, offset) {
+pub(crate) fn store(fd: &OwnedFd, offset: u64, src: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the source is a slice.
+    unsafe { store_from(fd, offset, src.as_ptr(), src.len()) }
+}
+
+/// As [`store`], from memory that others may be writing.
+///
+/// # Safety
+/// `src` is mapped for `len` bytes.
+pub(crate) unsafe fn store_from(
+    fd: &OwnedFd,
+    offset: u64,
+    src: *const u8,
+    len: usize,
+) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < len {
+        let at = (offset + done as u64).try_into().map_err(|_| Errno::FBIG)?;
+        let from = src.wrapping_add(done).cast();
+        // SAFETY: `done < len`, for which the caller answers; the kernel reads
+        // at most to the end.
+        let n = unsafe { libc::pwrite(fd.as_raw_fd(), from, len - done, at) };
+        match usize::try_from(n) {
             Ok(0) => return Err(Errno::IO),
-            Ok(n) => (src, offset) = (&src[n..], offset + n as u64),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
+            Ok(n) => done += n,
+            Err(_) => match last_error() {
+                Errno::INTR => {}
+                e => return Err(e),
+            },
         }
     }
     // As in `punch`.
     compiler_fence(Ordering::SeqCst);
     Ok(())
+}
+
+/// What the last call of libc ended with.
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 /// Zeros a range; whole pages of it are given back.

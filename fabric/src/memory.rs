@@ -4,6 +4,7 @@
 
 mod costs;
 mod registered;
+mod staging;
 
 use crate::FabricError;
 use crate::auth::random;

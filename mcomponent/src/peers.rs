@@ -1,15 +1,56 @@
 //! The other components: gmm for placement, other memory components for
 //! promises, storage components for files.
 
-use fabric::{FabricError, Options, Peer};
+mod staged;
+
+use fabric::{FabricError, Options, Peer, Region};
 use member::Member;
 use proto::gmm::{GmmReply, GmmRequest, NodeInfo};
 use proto::mem::{MemReply, MemRequest};
-use proto::store::{FileId, StoreReply, StoreRequest};
+use proto::store::{FileHandle, FileId, StoreReply, StoreRequest};
+use proto::wire::MAX_BULK;
 use proto::{Errno, NodeId, NodeKind, ProcessId, VRegionId};
+use staged::{Came, Slots};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+
+/// What is wanted of a file at a storage component, and where it goes.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The file.
+    pub handle: &'a FileHandle,
+    /// From where in it.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// What they are brought into,
+    pub region: &'a Region,
+    /// from this offset on.
+    pub to: u64,
+    /// Whether the memory there is committed.
+    pub committed: bool,
+}
+
+impl Wanted<'_> {
+    /// What is left of it when `done` bytes are there.
+    fn rest(self, done: u64) -> Self {
+        Wanted {
+            offset: self.offset + done,
+            len: self.len - done,
+            to: self.to + done,
+            ..self
+        }
+    }
+
+    fn put(&self, done: u64, data: &[u8]) -> Result<(), FabricError> {
+        if self.committed {
+            self.region.write(self.to + done, data)
+        } else {
+            self.region.store(self.to + done, data)
+        }
+    }
+}
 
 /// What the memory component asks of others; tests have their own.
 pub trait Others: Send + Sync {
@@ -38,8 +79,49 @@ pub trait Others: Send + Sync {
     /// # Errors
     /// `EIO` where it does not answer within the deadline.
     fn storage(&self, node: NodeId, request: &StoreRequest) -> Result<StoreReply, Errno>;
+    /// Brings bytes of a file; how many there were, fewer only at its end.
+    ///
+    /// # Errors
+    /// As of [`Others::storage`]; `ENOMEM` where there is no memory for them.
+    fn bring(&self, node: NodeId, wanted: Wanted<'_>) -> Result<u64, Errno> {
+        bring_by_messages(self, node, wanted)
+    }
     /// The processes that gmm knows, if it answers.
     fn processes(&self) -> Option<BTreeSet<ProcessId>>;
+}
+
+/// Brings bytes of a file within messages.
+fn bring_by_messages<O: Others + ?Sized>(
+    others: &O,
+    node: NodeId,
+    wanted: Wanted<'_>,
+) -> Result<u64, Errno> {
+    let mut done = 0;
+    while done < wanted.len {
+        let len = (wanted.len - done).min(MAX_BULK as u64) as u32;
+        let request = StoreRequest::Read {
+            handle: wanted.handle.clone(),
+            offset: wanted.offset + done,
+            len,
+        };
+        let StoreReply::Data(data) = others.storage(node, &request)? else {
+            return Err(Errno::EPROTO);
+        };
+        if data.len() > len as usize {
+            return Err(Errno::EPROTO);
+        }
+        if data.is_empty() {
+            break;
+        }
+        wanted.put(done, &data).map_err(|e| no_room(&e))?;
+        done += data.len() as u64;
+    }
+    Ok(done)
+}
+
+fn no_room(e: &FabricError) -> Errno {
+    tracing::error!("no memory for a file's data: {e}");
+    Errno::ENOMEM
 }
 
 /// Over the fabric.
@@ -50,6 +132,8 @@ pub struct Network {
     name: String,
     addrs: Vec<String>,
     peers: Mutex<HashMap<NodeId, (Vec<String>, Peer)>>,
+    /// Places at storage components that no thread uses.
+    slots: Slots,
 }
 
 impl Network {
@@ -196,6 +280,13 @@ impl Others for Network {
             if let Ok(again) = self.look_up(node).and_then(|addrs| self.peer(node, &addrs)) {
                 peer = again;
             }
+        }
+    }
+
+    fn bring(&self, node: NodeId, wanted: Wanted<'_>) -> Result<u64, Errno> {
+        match self.bring_staged(node, wanted)? {
+            Came::All(bytes) => Ok(bytes),
+            Came::Part(done) => Ok(done + bring_by_messages(self, node, wanted.rest(done))?),
         }
     }
 

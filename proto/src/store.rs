@@ -3,6 +3,7 @@
 //! a client that it can't lose.
 
 use crate::Errno;
+use crate::addr::RemoteAddr;
 use serde::{Deserialize, Serialize};
 
 /// A file or directory in a form that survives a restart of the storage
@@ -305,7 +306,28 @@ pub enum StoreRequest {
     },
     /// The component's own counters.
     Stats,
+    /// As Read, but that the bytes are left in memory of the storage component
+    /// for the client to read one-sided. At most [`MAX_STAGE`] bytes. For other
+    /// components.
+    Stage {
+        /// What.
+        handle: FileHandle,
+        /// Where.
+        offset: u64,
+        /// How much.
+        len: u32,
+        /// The client's number for the place: what was there is overwritten. A
+        /// number whose request was not answered must not be used again, for
+        /// its bytes may still be coming. Of a client's places the
+        /// [`MOST_STAGES`] that were used last are kept.
+        slot: u64,
+    },
 }
+
+/// Longest [`StoreRequest::Stage`], bytes.
+pub const MAX_STAGE: usize = 256 << 10;
+/// Places for staged data that a client may have.
+pub const MOST_STAGES: usize = 16;
 
 /// Answers of a storage component.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -340,4 +362,11 @@ pub enum StoreReply {
     Stats(crate::stats::StorageStats),
     /// errno.
     Failed(Errno),
+    /// To Stage.
+    Staged {
+        /// Where the bytes lie, granted to the client.
+        at: RemoteAddr,
+        /// How many; fewer than asked for at the end of the file.
+        len: u32,
+    },
 }

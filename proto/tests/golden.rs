@@ -2,7 +2,7 @@
 //! of arbitrary values and of arbitrary bytes.
 
 use proptest::prelude::*;
-use proto::addr::{RemoteKey, UserAddr, UserRange};
+use proto::addr::{RemoteAddr, RemoteKey, UserAddr, UserRange};
 use proto::gmm::{GmmReply, GmmRequest, Load, Refusal};
 use proto::mem::*;
 use proto::process::*;
@@ -95,6 +95,23 @@ fn storage_messages() {
         "04020102802080 04".replace(' ', "").as_str(),
     );
     golden(&StoreReply::Failed(Errno::ENOENT), "0804");
+    let handle = FileHandle(vec![1, 2]);
+    golden(
+        &StoreRequest::Stage {
+            handle,
+            offset: 4096,
+            len: 512,
+            slot: 3,
+        },
+        "180201028020800403",
+    );
+    let key = RemoteKey {
+        region: 1,
+        slot: 2,
+        nonce: 3,
+    };
+    let at = RemoteAddr { key, offset: 0 };
+    golden(&StoreReply::Staged { at, len: 512 }, "09010203008004");
 }
 
 #[test]

@@ -32,10 +32,11 @@ fn run(cli: &Cli) -> Result<()> {
         .with_context(|| format!("cluster key {} (--key)", cli.key.display()))?;
     let store = Store::new(&cli.root, descriptors())
         .with_context(|| format!("cannot serve the directory {} (--root)", cli.root.display()))?;
-    let storage = Arc::new(Storage::new(store, usize::from(cli.threads))?);
     let server = Server::bind(&cli.listen, Identity::Operator, key.clone())
         .context("cannot listen (--listen)")?;
     let server = Arc::new(server);
+    let storage = Storage::new(store, usize::from(cli.threads), server.memory())?;
+    let storage = Arc::new(storage);
     server.serve(storage.clone())?;
     if let Some(addr) = cli.metrics {
         let (storage, name) = (storage.clone(), cli.name.clone());

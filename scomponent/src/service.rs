@@ -4,17 +4,19 @@
 
 mod class;
 mod counters;
+mod stages;
 
 use crate::fs::{Store, Wait};
 use crate::pool::{Pool, Turn};
 use class::Class;
 use counters::Counters;
-use fabric::{Responder, Service};
+use fabric::{Memory, Responder, Service};
 use proto::gmm::Load;
 use proto::stats::StorageStats;
-use proto::store::{FileHandle, StoreReply, StoreRequest};
+use proto::store::{FileHandle, MAX_STAGE, StoreReply, StoreRequest};
 use proto::wire::{self, MAX_BULK};
 use proto::{Errno, Identity};
+use stages::Stages;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -35,6 +37,7 @@ pub struct Storage {
 
 struct Inner {
     store: Store,
+    stages: Stages,
     counters: Counters,
     /// Requests in the pool that make the disk busy. While there are any, a
     /// change of a name can wait for the file system's journal.
@@ -43,13 +46,15 @@ struct Inner {
 }
 
 impl Storage {
-    /// Serves `store` with `threads` threads for what may wait.
+    /// Serves `store` with `threads` threads for what may wait; data is staged
+    /// in `memory`.
     ///
     /// # Errors
     /// A thread could not be started.
-    pub fn new(store: Store, threads: usize) -> std::io::Result<Storage> {
+    pub fn new(store: Store, threads: usize, memory: Memory) -> std::io::Result<Storage> {
         let inner = Inner {
             store,
+            stages: Stages::new(memory),
             counters: Counters::default(),
             heavy: AtomicUsize::new(0),
             clients: AtomicU64::new(0),
@@ -137,6 +142,7 @@ impl Service for Storage {
 
     fn gone(&self, client: Identity) {
         self.inner.clients.fetch_sub(1, Ordering::Relaxed);
+        self.inner.stages.handle_gone(client);
         self.inner.store.handle_gone(client);
     }
 }
@@ -157,7 +163,7 @@ impl Inner {
         {
             return self.read(handle, *offset, *len, Wait::No, reply);
         }
-        match self.store.execute(client, request, Wait::No) {
+        match self.execute(client, request, Wait::No) {
             StoreReply::Failed(Errno::EAGAIN) => Some(reply),
             answer => {
                 self.send(reply, &answer);
@@ -177,8 +183,43 @@ impl Inner {
                     self.send(reply, &StoreReply::Failed(Errno::EAGAIN));
                 }
             }
-            _ => self.send(reply, &self.store.execute(client, request, wait)),
+            _ => self.send(reply, &self.execute(client, request, wait)),
         }
+    }
+
+    fn execute(&self, client: Identity, request: &StoreRequest, wait: Wait) -> StoreReply {
+        match request {
+            StoreRequest::Stage {
+                handle,
+                offset,
+                len,
+                slot,
+            } => self
+                .stage(client, *slot, handle, (*offset, *len), wait)
+                .unwrap_or_else(StoreReply::Failed),
+            _ => self.store.execute(client, request, wait),
+        }
+    }
+
+    /// Reads to where the client will fetch it.
+    fn stage(
+        &self,
+        client: Identity,
+        slot: u64,
+        handle: &FileHandle,
+        (offset, len): (u64, u32),
+        wait: Wait,
+    ) -> Result<StoreReply, Errno> {
+        let stage = self.stages.place(client, slot)?;
+        let range = 0..u64::from(len).min(MAX_STAGE as u64);
+        let n = self
+            .store
+            .read_to(handle, offset, &stage.region, range, wait)?;
+        self.counters.add_read(n);
+        Ok(StoreReply::Staged {
+            at: stage.at(),
+            len: n as u32,
+        })
     }
 
     /// Reads and answers from one buffer, without a copy in between. The

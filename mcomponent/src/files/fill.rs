@@ -2,11 +2,11 @@
 
 use super::{File, Files, PATIENCE, State, lock};
 use crate::core::cached::{Fill, Presence};
+use crate::peers::Wanted;
 use fabric::Region;
 use proto::Errno;
 use proto::addr::VREGION_SIZE;
-use proto::store::{FileHandle, StoreReply, StoreRequest};
-use proto::wire::MAX_BULK;
+use proto::store::FileHandle;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
@@ -83,38 +83,19 @@ impl Files {
         let start = fill.start % VREGION_SIZE;
         // A whole extent may be a huge page; else its pages come with its bytes.
         let huge = region.commit_huge(start..start + fill.len);
-        let mut done = 0;
-        while done < fill.len {
-            let len = (fill.len - done).min(MAX_BULK as u64) as u32;
-            let offset = fill.start + done;
-            let request = StoreRequest::Read {
-                handle: handle.clone(),
-                offset,
-                len,
-            };
-            let StoreReply::Data(data) = self.others.storage(file.storage, &request)? else {
-                return Err(Errno::EPROTO);
-            };
-            if data.len() > len as usize {
-                return Err(Errno::EPROTO);
-            }
-            if data.is_empty() {
-                return Ok(()); // Shorter than it was: the rest is zeros.
-            }
-            let stored = if huge {
-                region.write(start + done, &data)
-            } else {
-                region.store(start + done, &data)
-            };
-            stored.map_err(|e| {
-                tracing::error!("{} cannot be cached: {e}", file.name());
-                Errno::ENOMEM
-            })?;
-            self.counters
-                .read
-                .fetch_add(data.len() as u64, Ordering::Relaxed);
-            done += data.len() as u64;
-        }
+        let wanted = Wanted {
+            handle,
+            offset: fill.start,
+            len: fill.len,
+            region,
+            to: start,
+            committed: huge,
+        };
+        // Where it is shorter than it was, the rest is zeros.
+        let came = self.others.bring(file.storage, wanted).inspect_err(|e| {
+            tracing::debug!("{} cannot be cached: {e}", file.name());
+        })?;
+        self.counters.read.fetch_add(came, Ordering::Relaxed);
         Ok(())
     }
 }

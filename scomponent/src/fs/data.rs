@@ -7,6 +7,7 @@ use crate::core::path::parent_of;
 use crate::fs::attr::stat;
 use crate::fs::root::errno;
 use crate::fs::{Fd, Io, Store, Wait};
+use fabric::Region;
 use proto::Errno;
 use proto::store::{FileHandle, StoreReply};
 use proto::wire::MAX_BULK;
@@ -14,6 +15,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fdatasync, fsync, ftruncate};
 use rustix::io::{ReadWriteFlags, pread, preadv2, pwrite};
 use std::io::IoSliceMut;
+use std::ops::Range;
 
 /// Directories above a new file that are synced with it, at most.
 const MAX_DEPTH: usize = 256;
@@ -57,6 +59,24 @@ impl Store {
                 return Ok(done);
             }
         }
+    }
+
+    /// As [`Store::read_into`], into registered memory: as much as `range` holds.
+    ///
+    /// # Errors
+    /// As of [`Store::read_into`].
+    pub fn read_to(
+        &self,
+        handle: &FileHandle,
+        offset: u64,
+        region: &Region,
+        range: Range<u64>,
+        wait: Wait,
+    ) -> Io<usize> {
+        let fd = self.descriptor(handle, Access::Read, wait)?;
+        region
+            .read_file(range, &fd, offset, wait == Wait::Yes)
+            .map_err(errno)
     }
 
     pub(crate) fn write(&self, handle: &FileHandle, offset: u64, data: &[u8]) -> Io<StoreReply> {

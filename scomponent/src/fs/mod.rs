@@ -72,8 +72,8 @@ impl Store {
         })
     }
 
-    /// Carries out a request of `client`. `Stats` is not the store's to
-    /// answer.
+    /// Carries out a request of `client`. `Stats` and `Stage` are not the
+    /// store's to answer.
     pub fn execute(&self, client: Identity, request: &StoreRequest, wait: Wait) -> StoreReply {
         self.dispatch(client, request, wait)
             .unwrap_or_else(StoreReply::Failed)
@@ -132,7 +132,7 @@ impl Store {
             } => self.utimens(at, *atime, *mtime, *follow),
             Q::Statfs { at } => self.statfs(at, wait),
             Q::PathOf { handle } => self.path_of(handle, wait),
-            Q::Stats => Err(Errno::EINVAL),
+            Q::Stats | Q::Stage { .. } => Err(Errno::EINVAL),
         }
     }
 

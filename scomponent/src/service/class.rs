@@ -26,6 +26,7 @@ pub(super) fn of(request: &StoreRequest) -> Class {
         Q::StatPath { .. }
         | Q::Stat { .. }
         | Q::Read { .. }
+        | Q::Stage { .. }
         | Q::Readlink { .. }
         | Q::Access { .. }
         | Q::Statfs { .. }

@@ -4,7 +4,7 @@ use proto::stats::StorageStats;
 use proto::store::{StoreReply, StoreRequest};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 25] = [
     "open",
     "close",
     "stat_path",
@@ -29,6 +29,7 @@ const NAMES: [&str; 24] = [
     "statfs",
     "path_of",
     "stats",
+    "stage",
 ];
 
 /// Counters, written by many threads.
@@ -114,5 +115,6 @@ fn index(request: &StoreRequest) -> usize {
         Q::Statfs { .. } => 21,
         Q::PathOf { .. } => 22,
         Q::Stats => 23,
+        Q::Stage { .. } => 24,
     }
 }

@@ -1,0 +1,108 @@
+//! Data on its way from a disk: read into registered memory without a copy in
+//! between, and fetched by a peer into its own.
+
+use super::{COSTS, Region};
+use crate::mapping::store_from;
+use crate::{Connection, FabricError, Segment};
+use proto::addr::RemoteAddr;
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::io::Errno;
+use std::ops::Range;
+
+impl Region {
+    /// Reads a file from offset `from` on into `range`, as a device's controller
+    /// does; how many bytes there were, fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// As of preadv2(2); `EAGAIN` where that would have to wait and `wait` is
+    /// false; `EFAULT` for a range outside.
+    pub fn read_file(
+        &self,
+        range: Range<u64>,
+        file: impl AsFd,
+        from: u64,
+        wait: bool,
+    ) -> Result<usize, Errno> {
+        self.check(&range).map_err(|_| Errno::FAULT)?;
+        let len = (range.end - range.start) as usize;
+        let mut done = 0;
+        while done < len {
+            let (offset, at) = (range.start + done as u64, from.checked_add(done as u64));
+            let at = at.ok_or(Errno::INVAL)?;
+            match self.read_some(offset, len - done, file.as_fd(), at, wait) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn read_some(
+        &self,
+        offset: u64,
+        len: usize,
+        file: BorrowedFd<'_>,
+        from: u64,
+        wait: bool,
+    ) -> Result<usize, Errno> {
+        let flags = if wait { 0 } else { libc::RWF_NOWAIT };
+        match self.0.map.read_file(offset, len, file, from, flags) {
+            Err(Errno::OPNOTSUPP) if !wait => Err(Errno::AGAIN),
+            other => other,
+        }
+    }
+
+    /// Fetches `len` bytes that a peer granted, at `at`, to `offset`: as
+    /// [`Region::write`] would put them there or, where that is not `committed`
+    /// yet, as [`Region::store`]. Without a copy in between where the peer's
+    /// memory is mapped here.
+    ///
+    /// # Errors
+    /// As for [`Connection::read`], [`Region::write`] and [`Region::store`].
+    pub fn fetch(
+        &self,
+        offset: u64,
+        connection: &mut Connection,
+        at: RemoteAddr,
+        len: u32,
+        committed: bool,
+    ) -> Result<(), FabricError> {
+        let size = len as usize;
+        self.check(&(offset..offset.saturating_add(len.into())))?;
+        let Some(src) = connection.mapped(at, size) else {
+            let mut data = vec![0; size];
+            let all = Segment {
+                local: 0,
+                len,
+                remote: at,
+            };
+            connection.read(&[all], &mut data)?;
+            return if committed {
+                self.write(offset, &data)
+            } else {
+                self.store(offset, &data)
+            };
+        };
+        if committed {
+            // SAFETY: `mapped` gave the address of `size` bytes that stay mapped
+            // as long as the connection, and that are another process's: they
+            // lie in a mapping of its own.
+            let inside = unsafe { self.0.map.copy(offset, src, size) };
+            inside.then_some(()).ok_or(FabricError::OutOfBounds)?;
+        } else {
+            COSTS
+                .small(u64::from(len), || {
+                    // SAFETY: as above.
+                    unsafe { store_from(&self.0.fd, offset, src, size) }
+                })
+                .map_err(|e| FabricError::local("committing registered memory", e))?;
+        }
+        if connection.still_valid(at) {
+            Ok(())
+        } else {
+            Err(FabricError::BadKey)
+        }
+    }
+}
