@@ -253,6 +253,12 @@ pub trait FileOps {
     fn read_now(&self, _file: &Self::File, _offset: u64, _to: UserAddr, _len: usize) -> bool {
         false
     }
+    /// pread(2) of a large piece straight to the program's memory: how many bytes
+    /// from the front on were read, all as they are in the file. The call proper
+    /// reads the others, or says what is wrong with them.
+    fn read_straight(&self, _file: &Self::File, _offset: u64, _to: UserAddr, _len: usize) -> usize {
+        0
+    }
     /// pwrite(2): all of it.
     fn write_at(&self, file: &Self::File, offset: u64, src: &[u8]) -> Result<(), Errno>;
     /// `O_APPEND`: where the first byte went.

@@ -87,6 +87,7 @@ impl Registry {
             stats.evictions.clean += get(&c.clean);
             stats.evictions.dirty += get(&c.dirty);
             stats.grown_lines += get(&c.grown);
+            stats.straight_lines += get(&c.straight);
             stats.prefetch.lines += get(&c.prefetched);
             stats.prefetch.useful += get(&c.prefetch_useful);
             stats.prefetch.wasted += get(&c.prefetch_wasted);
@@ -210,6 +211,8 @@ mod tests {
         b.fetched(4096);
         a.grown(5);
         b.grown(1);
+        a.put_straight(3);
+        b.put_straight(4);
         a.prefetched(8);
         a.prefetch_known(2, 1);
         b.prefetch_known(3, 0);
@@ -233,7 +236,7 @@ mod tests {
             (s.prefetch.lines, s.prefetch.useful, s.prefetch.wasted),
             (8, 5, 1)
         );
-        assert_eq!(s.grown_lines, 6);
+        assert_eq!((s.grown_lines, s.straight_lines), (6, 7));
         assert_eq!((s.prefetched_lines, s.rescues.caught_leaving), (8, 1));
         assert_eq!(s.seen_hits, 2);
         assert_eq!((s.miss_latency_ns.count, s.miss_split_ns.trap), (1, 100));

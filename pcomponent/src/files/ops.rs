@@ -62,6 +62,11 @@ impl FileOps for Kernel<'_> {
         self.read_at_once(file, offset, to, len)
     }
 
+    fn read_straight(&self, file: &RemoteFile, offset: u64, to: UserAddr, len: usize) -> usize {
+        self.settle(file);
+        self.read_frames(file, offset, to, len)
+    }
+
     fn write_at(&self, file: &RemoteFile, offset: u64, src: &[u8]) -> Result<(), Errno> {
         self.settle(file);
         let written = self.shared().files.write_at(file, offset, src);

@@ -15,6 +15,7 @@ use super::RemoteFile;
 use super::ahead::Ahead;
 use crate::kernel::Kernel;
 use crate::memory::HeldFile;
+use abi_linux::kernel::UserMemory;
 use host::trap;
 use proto::UserAddr;
 use proto::addr::{EXTENT_SIZE, RemoteAddr, USER_MAX, USER_MIN};
@@ -43,6 +44,11 @@ impl Window {
     /// Data came by message.
     pub(super) fn fetched(&self) {
         self.fetches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether it is the turn of a message.
+    fn is_turn(&self) -> bool {
+        self.reads.fetch_add(1, Ordering::Relaxed) % BY_MESSAGE == BY_MESSAGE - 1
     }
 
     fn is_wanted(&self) -> bool {
@@ -122,7 +128,7 @@ impl Kernel<'_> {
         if inside + size > held.lease.valid {
             return false;
         }
-        if file.window.reads.fetch_add(1, Ordering::Relaxed) % BY_MESSAGE == BY_MESSAGE - 1 {
+        if file.window.is_turn() {
             return false;
         }
         let from = place(&held, inside);
@@ -146,6 +152,58 @@ impl Kernel<'_> {
             self.task.counters.read_from(held.node, size - left);
         }
         sound && valid && left == 0
+    }
+
+    /// Reads what one extent has of `len` bytes at `at` from its frames to the
+    /// program's memory, absent lines included; how much that was. A lease is asked
+    /// for at once: so much data takes longer than a message.
+    pub(super) fn read_frames(
+        &self,
+        file: &RemoteFile,
+        at: u64,
+        to: UserAddr,
+        len: usize,
+    ) -> usize {
+        let remote = self.process.memory.remote();
+        if file.window.none.load(Ordering::Relaxed) || !file.is_plain() || file.window.is_turn() {
+            return 0;
+        }
+        let Ok(held) = remote.file_lease(&file.file, at / EXTENT_SIZE, false) else {
+            return 0;
+        };
+        let inside = at % EXTENT_SIZE;
+        let here = held.lease.valid.saturating_sub(inside);
+        let len = len.min(usize::try_from(here).unwrap_or(usize::MAX));
+        if len == 0 {
+            return 0;
+        }
+        let from = place(&held, inside);
+        let (mut done, mut mapped, mut valid) = (0, false, false);
+        let sound = remote.transfer(held.node, |connection| {
+            if let Some(src) = connection.mapped(from, len) {
+                mapped = true;
+                // SAFETY: the fabric keeps the frames mapped as long as the
+                // connection, which is ours until this returns.
+                done = unsafe { self.copy_out_raw(to, src, len) };
+                valid = connection.still_valid(from);
+            }
+            Ok(())
+        });
+        if sound && valid {
+            self.task.counters.read_from(held.node, done as u64);
+            return done;
+        }
+        if sound && !mapped {
+            file.window.none.store(true, Ordering::Relaxed);
+        } else {
+            // Not to be seen, and not to be gone: it may have been evicted.
+            for at in (0..done).step_by(ZEROS.len()) {
+                let part = (done - at).min(ZEROS.len());
+                self.copy_out(UserAddr(to.0 + at as u64), &ZEROS[..part]);
+            }
+            remote.forget_file(file.storage(), file.id());
+        }
+        0
     }
 
     /// After a read of `done` bytes by message: makes the next one there need none.

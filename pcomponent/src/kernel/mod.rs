@@ -37,6 +37,19 @@ impl<'a> Kernel<'a> {
     }
 }
 
+impl Kernel<'_> {
+    /// As [`UserMemory::copy_out`], from memory given by address.
+    ///
+    /// # Safety
+    /// `src` must be mapped for `len` bytes.
+    pub(crate) unsafe fn copy_out_raw(&self, at: UserAddr, src: *const u8, len: usize) -> usize {
+        let me = &mut self.task.scratch.borrow_mut();
+        let counters = &self.task.counters;
+        // SAFETY: the caller's.
+        unsafe { self.process.memory.copy_out_raw(at, src, len, me, counters) }
+    }
+}
+
 impl UserMemory for Kernel<'_> {
     fn copy_in(&self, at: UserAddr, dst: &mut [u8]) -> usize {
         self.process.copy_in(self.task, at, dst)

@@ -27,6 +27,7 @@ mod pages;
 mod remap;
 mod remote;
 mod shared;
+mod straight;
 mod stream;
 mod text;
 mod user;

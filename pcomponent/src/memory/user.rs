@@ -35,13 +35,54 @@ impl Memory {
         me: &mut Scratch,
         counters: &Counters,
     ) -> usize {
-        let len = clip(at, src.len());
-        let host = src.as_ptr() as u64;
-        self.copy(at, len, Access::Write, me, counters, |done| {
-            let left = (len - done) as u64;
-            // SAFETY: as in `copy_in`.
-            unsafe { trap::copy(at.0 + done as u64, host + done as u64, left) }
-        })
+        // SAFETY: a slice is mapped for its length.
+        unsafe { self.copy_out_raw(at, src.as_ptr(), src.len(), me, counters) }
+    }
+
+    /// As [`Memory::copy_out`], from memory of this process given by address.
+    /// Lines that are written whole and are absent are installed from there.
+    ///
+    /// # Safety
+    /// `src` must be mapped for `len` bytes (what it holds may change).
+    pub(crate) unsafe fn copy_out_raw(
+        &self,
+        at: UserAddr,
+        src: *const u8,
+        len: usize,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> usize {
+        let len = clip(at, len);
+        let line = self.line_size();
+        let mut done = 0;
+        while done < len {
+            let (here, from) = (UserAddr(at.0 + done as u64), src.wrapping_add(done));
+            // SAFETY: the caller's; `done` is inside.
+            let put = unsafe { self.put_lines(here, from, len - done, me, counters) };
+            if put > 0 {
+                done += put;
+                continue;
+            }
+            // To where the next line begins, if that is worth asking for.
+            let left = len - done;
+            let head = (line - here.0 % line) as usize;
+            let part = if left < head + line as usize {
+                left
+            } else {
+                head
+            };
+            let copied = self.copy(here, part, Access::Write, me, counters, |done| {
+                let left = (part - done) as u64;
+                // SAFETY: the source is mapped; the other side is inside the
+                // program's window, where a fault gives a short count.
+                unsafe { trap::copy(here.0 + done as u64, from as u64 + done as u64, left) }
+            });
+            done += copied;
+            if copied < part {
+                break;
+            }
+        }
+        done
     }
 
     fn copy(

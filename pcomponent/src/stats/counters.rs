@@ -68,6 +68,7 @@ pub(crate) struct Counters {
     pub(super) clean: AtomicU64,
     pub(super) dirty: AtomicU64,
     pub(super) grown: AtomicU64,
+    pub(super) straight: AtomicU64,
     pub(super) prefetched: AtomicU64,
     pub(super) prefetch_useful: AtomicU64,
     pub(super) prefetch_wasted: AtomicU64,
@@ -103,6 +104,7 @@ impl Counters {
             clean: AtomicU64::default(),
             dirty: AtomicU64::default(),
             grown: AtomicU64::default(),
+            straight: AtomicU64::default(),
             prefetched: AtomicU64::default(),
             prefetch_useful: AtomicU64::default(),
             prefetch_wasted: AtomicU64::default(),
@@ -172,6 +174,10 @@ impl Counters {
     /// Lines came as a heap grew.
     pub(crate) fn grown(&self, lines: u64) {
         add(&self.grown, lines);
+    }
+    /// A system call wrote whole lines that were absent.
+    pub(crate) fn put_straight(&self, lines: u64) {
+        add(&self.straight, lines);
     }
     /// Lines were fetched ahead.
     pub(crate) fn prefetched(&self, lines: u64) {

@@ -39,6 +39,9 @@ pub(crate) struct Stats {
     pub seen_hits: u64,
     /// Lines of zeros that came with the call that grew a heap, not by a miss.
     pub grown_lines: u64,
+    /// Lines that a system call (read(2)) wrote whole, and that were absent: they
+    /// came with its bytes, not by a miss.
+    pub straight_lines: u64,
     /// Lines fetched ahead of need.
     pub prefetched_lines: u64,
     /// What became of them.
