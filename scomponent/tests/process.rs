@@ -1,7 +1,9 @@
 //! The binary, over the real fabric: kill -9, full disks, garbage, its end.
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by panicking
 
-use fabric::{ClusterKey, Connection, Credential, Options, Responder, Server, Service};
+use fabric::{
+    ClusterKey, Connection, Credential, FabricError, Options, Responder, Segment, Server, Service,
+};
 use proto::gmm::{GmmReply, GmmRequest, Refusal};
 use proto::store::{FileHandle, Location, StoreReply, StoreRequest};
 use proto::{Errno, Generation, Identity, NodeId, ProcessId, wire};
@@ -163,7 +165,10 @@ impl Bed {
     }
 
     fn connect(&self, component: &Component, which: usize) -> Connection {
-        let identity = Identity::Process(ProcessId(1));
+        self.connect_as(Identity::Process(ProcessId(1)), component, which)
+    }
+
+    fn connect_as(&self, identity: Identity, component: &Component, which: usize) -> Connection {
         let credential = Credential {
             identity,
             secret: self.key.derive(identity),
@@ -449,4 +454,57 @@ fn what_is_wrong_at_the_start_is_said() {
     let error = run(&["--listen", "bogus:1"]);
     assert!(error.contains("bogus:1"), "{error}");
     assert!(Path::new(&key).exists());
+}
+
+#[test]
+fn data_is_staged_for_components_alone() {
+    const LEN: u32 = 200_000;
+    let bed = Bed::new();
+    let component = bed.run();
+    let content: Vec<u8> = (0..u64::from(LEN) + 5)
+        .map(|n| (n * 11 / 7) as u8)
+        .collect();
+    std::fs::write(bed.root.join("f"), &content).unwrap();
+    for which in 0..2 {
+        let node = |n| Identity::Node(NodeId(n), Generation(1));
+        let mut memory = bed.connect_as(node(9), &component, which);
+        let mut other = bed.connect_as(node(10), &component, which);
+        let handle = open(&mut memory, "/f");
+        let stage = |connection: &mut Connection, offset, slot| {
+            let request = StoreRequest::Stage {
+                handle: handle.clone(),
+                offset,
+                len: LEN,
+                slot,
+            };
+            match ask(connection, &request) {
+                Ok(StoreReply::Staged { at, len }) => Ok((at, len)),
+                Err(e) => Err(e),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (first, len) = stage(&mut memory, 0, 1).unwrap();
+        assert_eq!(len, LEN);
+        let (second, len) = stage(&mut memory, u64::from(LEN), 2).unwrap();
+        assert_eq!(len, 5, "the end of the file");
+        assert_eq!(stage(&mut memory, 1 << 40, 2), Ok((second, 0)));
+        let all = |len, remote| {
+            [Segment {
+                local: 0,
+                len,
+                remote,
+            }]
+        };
+        let mut data = vec![0; LEN as usize];
+        memory.read(&all(LEN, first), &mut data).unwrap();
+        assert_eq!(data, content[..LEN as usize]);
+        memory.read(&all(5, second), &mut data).unwrap();
+        assert_eq!(data[..5], content[LEN as usize..]);
+        // Nobody else may have it, nor write it.
+        let theirs = other.read(&all(5, second), &mut data);
+        assert_eq!(theirs, Err(FabricError::BadKey));
+        assert!(memory.write(&all(5, second), b"hello").is_err());
+        let mut process = bed.connect(&component, which);
+        assert_eq!(stage(&mut process, 0, 1), Err(Errno::EPERM));
+    }
 }

@@ -106,3 +106,37 @@ impl Region {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::Memory;
+    use rustix::io::Errno;
+    use std::io::Write;
+
+    #[test]
+    fn a_file_is_read_to_its_end_and_into_its_place() {
+        let bytes: Vec<u8> = (0..300_000u32).map(|n| (n * 5 / 3) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let region = Memory::new().unwrap().register(1 << 20, "test").unwrap();
+        for (from, len, get) in [(0, 4096, 4096), (7, 400_000, 299_993), (300_000, 10, 0)] {
+            let range = 1000..1000 + len;
+            let got = region.read_file(range, &file, from, true).unwrap();
+            assert_eq!(got, get);
+            let mut there = vec![1; get + 2];
+            region.read(999, &mut there).unwrap();
+            assert_eq!(there[1..=get], bytes[from as usize..][..get]);
+            assert_eq!((there[0], there[get + 1]), (0, 0));
+            region.zero(0..1 << 20).unwrap();
+        }
+        // From the page cache, where the file system has such a thing.
+        match region.read_file(0..4096, &file, 0, false) {
+            Ok(4096) | Err(Errno::AGAIN) => {}
+            other => panic!("{other:?}"),
+        }
+        let outside = region.read_file(1 << 20..(1 << 20) + 1, &file, 0, true);
+        assert_eq!(outside, Err(Errno::FAULT));
+        let far = region.read_file(0..1, &file, u64::MAX, true);
+        assert_eq!(far, Err(Errno::INVAL));
+    }
+}

@@ -70,6 +70,7 @@ on_every_backend! {
         committed_memory_reads_as_zeros,
         segments_outside_the_buffer_are_refused,
         any_transfers_agree_with_a_model,
+        what_was_granted_is_fetched_into_a_region,
         a_region_is_written_by_one_identity_alone;
     posted:
         operations_complete_in_any_order_of_asking,

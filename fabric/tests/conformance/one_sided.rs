@@ -1,7 +1,7 @@
 //! Reads and writes of granted memory.
 
 use crate::bed::{ALICE, BOB, Bed, Kind, LOOK, segment};
-use fabric::{Access, FabricError, Segment};
+use fabric::{Access, FabricError, Memory, Segment};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use proto::addr::{RemoteAddr, RemoteKey};
@@ -406,4 +406,31 @@ pub(crate) fn a_region_is_written_by_one_identity_alone(kind: Kind) {
     region.revoke(key);
     let after = region.grant(BOB, half, Access::Read);
     assert!(after.is_err(), "alice may have kept what she was handed");
+}
+
+pub(crate) fn what_was_granted_is_fetched_into_a_region(kind: Kind) {
+    let bed = Bed::new(kind);
+    let (theirs, key) = bed.granted(1 << 20, ALICE, Access::Read);
+    let bytes: Vec<u8> = (0..300_000u32).map(|n| (n * 7 / 3) as u8).collect();
+    theirs.write(5000, &bytes).unwrap();
+    let mut alice = bed.connect(ALICE);
+    let own = Memory::new().unwrap().register(4 << 20, "own").unwrap();
+    let at = |offset| RemoteAddr { key, offset };
+    let len = bytes.len() as u32;
+    own.commit(0..2 << 20).unwrap();
+    for (to, committed) in [(123, true), (3 << 20, false)] {
+        own.fetch(to, &mut alice, at(5000), len, committed).unwrap();
+        let mut there = vec![1; bytes.len() + 2];
+        own.read(to - 1, &mut there).unwrap();
+        assert_eq!((there[0], there[bytes.len() + 1]), (0, 0));
+        assert_eq!(there[1..=bytes.len()], bytes);
+    }
+    let outside = own.fetch((4 << 20) - 1, &mut alice, at(0), 2, true);
+    assert_eq!(outside, Err(FabricError::OutOfBounds));
+    let outside = own.fetch(0, &mut alice, at((1 << 20) - 1), 2, true);
+    assert_eq!(outside, Err(FabricError::OutOfBounds));
+    theirs.revoke(key);
+    let revoked = own.fetch(0, &mut alice, at(0), 4096, true);
+    assert_eq!(revoked, Err(FabricError::BadKey));
+    alice.call(&[LOOK]).unwrap();
 }

@@ -12,8 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) struct Stages {
     memory: Memory,
     /// By number, those used last at the back.
-    clients: Mutex<HashMap<Identity, VecDeque<(u64, Arc<Stage>)>>>,
+    clients: Mutex<HashMap<Identity, Places>>,
 }
+
+/// A client's places and their numbers.
+type Places = VecDeque<(u64, Arc<Stage>)>;
 
 /// One place, granted to its client until it is dropped.
 pub(super) struct Stage {
@@ -47,7 +50,7 @@ impl Stages {
         }
     }
 
-    fn clients(&self) -> MutexGuard<'_, HashMap<Identity, VecDeque<(u64, Arc<Stage>)>>> {
+    fn clients(&self) -> MutexGuard<'_, HashMap<Identity, Places>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

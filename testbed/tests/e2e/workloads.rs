@@ -139,6 +139,20 @@ fn malloc_against_a_model() {
 }
 
 #[test]
+fn large_reads() {
+    Case::new("reads", "text 1").files(put_text).check(FEW);
+    let cells = [
+        Cell::new(100, "tcp"),
+        Cell::new(25, "shm").lines_of(64 << 10),
+        Cell::new(50, "shm").with(&["--emulate", "latency=20us,bandwidth=10Gbit"]),
+    ];
+    Case::new("reads", "text 3").files(put_text).check(&cells);
+    Case::new("reads", "text 2")
+        .files(put_short_text)
+        .check(USUAL);
+}
+
+#[test]
 fn streams_of_all_kinds() {
     let large = [
         Cell::new(25, "shm").lines_of(16 << 10),
