@@ -287,6 +287,13 @@ impl Connection {
         self.ended(found, 0).ok()
     }
 
+    /// Whether what the peer grants is mapped here: [`Connection::mapped`] finds
+    /// whatever may be reached.
+    #[must_use]
+    pub fn maps(&self) -> bool {
+        self.backend == Backend::Shm && self.wire.is_none()
+    }
+
     /// Where `len` granted bytes at `at` are mapped here: to be read without
     /// a copy. Valid as long as this connection; after a revocation it reads
     /// as anything, so ask [`Connection::still_valid`] afterwards. `None`

@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 const PAGE: u64 = 4096;
 /// Bytes of a huge page: what one entry of the second level of page tables maps.
 pub(crate) const HUGE: usize = 2 << 20;
+/// Where memfds of ordinary pages live (statfs(2), `TMPFS_MAGIC`).
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 /// From Linux's `mman-common.h`; not all C libraries have it.
 const MADV_COLLAPSE: libc::c_int = 25;
 
@@ -253,7 +255,9 @@ pub(crate) fn read_only(fd: &OwnedFd) -> Result<OwnedFd, FabricError> {
 pub(crate) fn is_safe_to_map(fd: &OwnedFd, len: u64) -> bool {
     let seals = rustix::fs::fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
     let real = rustix::fs::fstat(fd).map_or(0, |s| s.st_size.unsigned_abs());
-    len > 0 && len <= real && seals.contains(SealFlags::SHRINK)
+    // Not of hugetlbfs, whose holes fault where its pool is empty.
+    let ordinary = rustix::fs::fstatfs(fd).is_ok_and(|s| s.f_type == TMPFS);
+    len > 0 && len <= real && seals.contains(SealFlags::SHRINK) && ordinary
 }
 
 /// Writes to a memfd at `offset`, making the pages that are not there: faster

@@ -42,14 +42,6 @@ impl Wanted<'_> {
             ..self
         }
     }
-
-    fn put(&self, done: u64, data: &[u8]) -> Result<(), FabricError> {
-        if self.committed {
-            self.region.write(self.to + done, data)
-        } else {
-            self.region.store(self.to + done, data)
-        }
-    }
 }
 
 /// What the memory component asks of others; tests have their own.
@@ -113,15 +105,14 @@ fn bring_by_messages<O: Others + ?Sized>(
         if data.is_empty() {
             break;
         }
-        wanted.put(done, &data).map_err(|e| no_room(&e))?;
+        let put = wanted.region.put(wanted.to + done, &data, wanted.committed);
+        put.map_err(|e| {
+            tracing::error!("no memory for a file's data: {e}");
+            Errno::ENOMEM
+        })?;
         done += data.len() as u64;
     }
     Ok(done)
-}
-
-fn no_room(e: &FabricError) -> Errno {
-    tracing::error!("no memory for a file's data: {e}");
-    Errno::ENOMEM
 }
 
 /// Over the fabric.

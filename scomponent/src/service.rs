@@ -137,6 +137,7 @@ impl Service for Storage {
 
     fn connected(&self, client: Identity) {
         self.inner.clients.fetch_add(1, Ordering::Relaxed);
+        self.inner.stages.handle_connected(client);
         self.inner.store.handle_connected(client);
     }
 
@@ -210,8 +211,11 @@ impl Inner {
         (offset, len): (u64, u32),
         wait: Wait,
     ) -> Result<StoreReply, Errno> {
+        if len as usize > MAX_STAGE {
+            return Err(Errno::EINVAL);
+        }
         let stage = self.stages.place(client, slot)?;
-        let range = 0..u64::from(len).min(MAX_STAGE as u64);
+        let range = 0..u64::from(len);
         let n = self
             .store
             .read_to(handle, offset, &stage.region, range, wait)?;

@@ -54,10 +54,22 @@ impl Region {
         }
     }
 
-    /// Fetches `len` bytes that a peer granted, at `at`, to `offset`: as
-    /// [`Region::write`] would put them there or, where that is not `committed`
-    /// yet, as [`Region::store`]. Without a copy in between where the peer's
-    /// memory is mapped here.
+    /// Copies in as [`Region::write`] or, where that is not `committed` yet, as
+    /// [`Region::store`].
+    ///
+    /// # Errors
+    /// As of those.
+    pub fn put(&self, offset: u64, src: &[u8], committed: bool) -> Result<(), FabricError> {
+        if committed {
+            self.write(offset, src)
+        } else {
+            self.store(offset, src)
+        }
+    }
+
+    /// Fetches `len` bytes that a peer granted, at `at`, to `offset`, as
+    /// [`Region::put`] would put them there. Without a copy in between where the
+    /// peer's memory is mapped here.
     ///
     /// # Errors
     /// As for [`Connection::read`], [`Region::write`] and [`Region::store`].
@@ -79,11 +91,7 @@ impl Region {
                 remote: at,
             };
             connection.read(&[all], &mut data)?;
-            return if committed {
-                self.write(offset, &data)
-            } else {
-                self.store(offset, &data)
-            };
+            return self.put(offset, &data, committed);
         };
         if committed {
             // SAFETY: `mapped` gave the address of `size` bytes that stay mapped

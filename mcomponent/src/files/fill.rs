@@ -93,7 +93,7 @@ impl Files {
         };
         // Where it is shorter than it was, the rest is zeros.
         let came = self.others.bring(file.storage, wanted).inspect_err(|e| {
-            tracing::debug!("{} cannot be cached: {e}", file.name());
+            tracing::warn!("{} cannot be cached: {e}", file.name());
         })?;
         self.counters.read.fetch_add(came, Ordering::Relaxed);
         Ok(())

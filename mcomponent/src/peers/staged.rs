@@ -3,36 +3,76 @@
 //! places are used in turn, so that a piece is read while the one before is
 //! fetched.
 
-use super::{Network, Wanted, no_room};
-use fabric::{Backend, Connection, FabricError, Ticket, Work};
-use proto::store::{MAX_STAGE, StoreReply, StoreRequest};
+use super::{Network, Wanted};
+use fabric::{Connection, FabricError, Ticket, Work};
+use proto::addr::RemoteKey;
+use proto::store::{MAX_STAGE, MOST_STAGES, StoreReply, StoreRequest};
 use proto::{Errno, NodeId, wire};
-use std::collections::HashMap;
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Pieces on their way at once.
 const TURNS: usize = 2;
+/// All of the pieces come within this time: clients wait for 5 s.
+const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Numbers of places for staged data. One that a request was not answered for
-/// is not used again: see [`StoreRequest::Stage`].
+/// Different keys that a storage component may answer with. Each is a mapping in
+/// this process, of which there are only so many; one that was started anew has
+/// new ones.
+const MOST_KEYS: usize = 64 * MOST_STAGES;
+
+/// Numbers of places for staged data, by storage component. One that a request
+/// was not answered for is not used again: see [`StoreRequest::Stage`].
 #[derive(Default)]
-pub(super) struct Slots {
-    next: AtomicU64,
-    free: Mutex<HashMap<NodeId, Vec<u64>>>,
+pub(super) struct Slots(Mutex<HashMap<NodeId, Numbers>>);
+
+#[derive(Default)]
+struct Numbers {
+    next: u64,
+    free: Vec<u64>,
+    /// Taken and not given back.
+    out: usize,
+    keys: HashSet<RemoteKey>,
 }
 
 impl Slots {
-    fn take(&self, node: NodeId) -> u64 {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = free.get_mut(&node).and_then(Vec::pop);
-        known.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed))
+    fn of<T>(&self, node: NodeId, f: impl FnOnce(&mut Numbers) -> T) -> T {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        f(all.entry(node).or_default())
     }
 
-    fn give(&self, node: NodeId, slot: u64) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.entry(node).or_default().push(slot);
+    /// A number that nobody uses. `None`: as many are in use as the component
+    /// keeps places.
+    fn take(&self, node: NodeId) -> Option<u64> {
+        self.of(node, |numbers| {
+            if numbers.out == MOST_STAGES || numbers.keys.len() > MOST_KEYS {
+                return None;
+            }
+            numbers.out += 1;
+            Some(numbers.free.pop().unwrap_or_else(|| {
+                numbers.next += 1;
+                numbers.next
+            }))
+        })
+    }
+
+    /// The request is over; `answered`: the number may be used again.
+    fn give(&self, node: NodeId, slot: u64, answered: bool) {
+        self.of(node, |numbers| {
+            numbers.out = numbers.out.saturating_sub(1);
+            if answered {
+                numbers.free.push(slot);
+            }
+        });
+    }
+
+    /// Whether one more mapping may be made for what the component answered.
+    fn accepts(&self, node: NodeId, key: RemoteKey) -> bool {
+        self.of(node, |numbers| {
+            numbers.keys.insert(key);
+            numbers.keys.len() <= MOST_KEYS
+        })
     }
 }
 
@@ -58,20 +98,19 @@ impl Network {
     /// Brings what is wanted as far as it can be staged.
     ///
     /// # Errors
-    /// `EIO` where storage does not answer in time, `ENOMEM`.
+    /// `EIO` where storage does not answer in time.
     pub(super) fn bring_staged(&self, node: NodeId, wanted: Wanted<'_>) -> Result<Came, Errno> {
         let Ok(peer) = self.peer(node, &[]) else {
             return Ok(Came::Part(0));
         };
         match peer.get() {
-            Ok(mut connection) if connection.backend() == Backend::Shm => {
+            Ok(mut connection) if connection.maps() => {
                 let mut pieces = VecDeque::with_capacity(TURNS);
                 let came = self.stage_all(node, &mut connection, wanted, &mut pieces);
                 // No answer may be left for who has the connection next.
                 for piece in pieces {
-                    if connection.complete(piece.ticket).is_ok() {
-                        self.slots.give(node, piece.slot);
-                    }
+                    let answered = connection.complete(piece.ticket).is_ok();
+                    self.slots.give(node, piece.slot, answered);
                 }
                 came
             }
@@ -86,12 +125,16 @@ impl Network {
         wanted: Wanted<'_>,
         pieces: &mut VecDeque<Piece>,
     ) -> Result<Came, Errno> {
+        let begun = Instant::now();
         let (mut asked, mut done) = (0, 0);
         while done < wanted.len {
             while asked < wanted.len && pieces.len() < TURNS {
                 let len = (wanted.len - asked).min(MAX_STAGE as u64) as u32;
-                let slot = self.slots.take(node);
+                let Some(slot) = self.slots.take(node) else {
+                    break;
+                };
                 let Ok(ticket) = ask(connection, &wanted, asked, len, slot) else {
+                    self.slots.give(node, slot, false);
                     return Ok(Came::Part(done));
                 };
                 let from = asked;
@@ -104,42 +147,54 @@ impl Network {
                 asked += u64::from(len);
             }
             let Some(piece) = pieces.pop_front() else {
-                break;
-            };
-            let answer = match connection.complete(piece.ticket) {
-                Ok(answer) => wire::decode(&answer),
-                Err(e @ FabricError::Timeout { .. }) => {
-                    tracing::warn!("storage component {node}: {e}");
-                    return Err(Errno::EIO);
-                }
-                Err(_) => return Ok(Came::Part(done)),
-            };
-            let Ok(StoreReply::Staged { at, len }) = answer else {
-                self.slots.give(node, piece.slot);
                 return Ok(Came::Part(done));
             };
-            if len > piece.len {
-                return Err(Errno::EPROTO);
-            }
-            let to = wanted.to + piece.from;
-            let fetched = match len {
-                0 => Ok(()),
-                _ => wanted
-                    .region
-                    .fetch(to, connection, at, len, wanted.committed),
+            let answer = connection.complete(piece.ticket);
+            let fetched = match &answer {
+                Ok(bytes) => self.fetch(node, connection, &wanted, &piece, bytes),
+                Err(_) => None,
             };
-            self.slots.give(node, piece.slot);
-            match fetched {
-                Ok(()) => {}
-                Err(e @ FabricError::Local { .. }) => return Err(no_room(&e)),
-                Err(_) => return Ok(Came::Part(done)),
+            self.slots.give(node, piece.slot, answer.is_ok());
+            if let Err(e @ FabricError::Timeout { .. }) = answer {
+                tracing::warn!("storage component {node}: {e}");
+                return Err(Errno::EIO);
             }
-            done += u64::from(len);
-            if len < piece.len {
+            let Some(fetched) = fetched else {
+                return Ok(Came::Part(done));
+            };
+            done += u64::from(fetched);
+            if fetched < piece.len {
                 break;
+            }
+            if done < wanted.len && begun.elapsed() > PATIENCE {
+                tracing::warn!("storage component {node} is slow: {done} bytes in {PATIENCE:?}");
+                return Err(Errno::EIO);
             }
         }
         Ok(Came::All(done))
+    }
+
+    /// Fetches what storage has read; how many bytes. `None`: that can't be.
+    fn fetch(
+        &self,
+        node: NodeId,
+        connection: &mut Connection,
+        wanted: &Wanted<'_>,
+        piece: &Piece,
+        answer: &[u8],
+    ) -> Option<u32> {
+        let Ok(StoreReply::Staged { at, len }) = wire::decode(answer) else {
+            return None;
+        };
+        if len > piece.len || !self.slots.accepts(node, at.key) {
+            return None;
+        }
+        let (to, committed) = (wanted.to + piece.from, wanted.committed);
+        if len > 0 {
+            let fetched = wanted.region.fetch(to, connection, at, len, committed);
+            fetched.ok()?;
+        }
+        Some(len)
     }
 }
 
@@ -157,4 +212,42 @@ fn ask(
         slot,
     };
     connection.post(Work::Call(wire::encode(&request)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId(3);
+
+    #[test]
+    fn no_more_places_are_used_than_storage_keeps() {
+        let slots = Slots::default();
+        let taken: Vec<u64> = (0..MOST_STAGES)
+            .map(|_| slots.take(NODE).unwrap())
+            .collect();
+        assert_eq!(slots.take(NODE), None);
+        assert!(slots.take(NodeId(4)).is_some());
+        slots.give(NODE, taken[0], true);
+        assert_eq!(slots.take(NODE), Some(taken[0]));
+        slots.give(NODE, taken[1], false);
+        let new = slots.take(NODE).unwrap();
+        assert!(!taken.contains(&new), "not one whose bytes may still come");
+    }
+
+    #[test]
+    fn storage_cannot_fill_this_process_with_mappings() {
+        let slots = Slots::default();
+        let key = |nonce| RemoteKey {
+            region: 1,
+            slot: 1,
+            nonce,
+        };
+        for nonce in 0..MOST_KEYS as u64 {
+            assert!(slots.accepts(NODE, key(nonce)) && slots.accepts(NODE, key(0)));
+        }
+        assert!(slots.take(NODE).is_some());
+        assert!(!slots.accepts(NODE, key(u64::MAX)));
+        assert_eq!(slots.take(NODE), None);
+    }
 }

@@ -187,7 +187,9 @@ impl Replacement {
     /// Whether the line in `way` may go with its neighbours: it has no second
     /// chance left, and did not come just now.
     pub(super) fn may_go_early(&self, way: usize) -> bool {
-        let is_young = (self.age(way) as usize) < (self.stamps.len() / 64).max(1);
+        let ways = self.stamps.len();
+        let kept = if ways < 64 { 2 } else { ways / 64 };
+        let is_young = (self.age(way) as usize) < kept;
         let spared = self.spared.get(way).is_some_and(|&spared| spared);
         !is_young && !spared
     }

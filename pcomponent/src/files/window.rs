@@ -7,9 +7,14 @@
 //! another version of it at storage, revokes it first, and what other processes
 //! write goes to the same frames.
 //!
-//! Leases are asked for when a file has been read by message a few times, and only
-//! for extents that are read. What lies past the end of the file as the lease
-//! knows it is read by message.
+//! Leases are asked for when a file has been read by message a few times, or much
+//! of it is read at once, and only for extents that are read. What lies past the
+//! end of the file as the lease knows it is read by message.
+//!
+//! A large read goes from the frames to the program's pages, and absent lines of
+//! these are installed from there ([`Memory::copy_out_raw`]).
+//!
+//! [`Memory::copy_out_raw`]: crate::memory::Memory::copy_out_raw
 
 use super::RemoteFile;
 use super::ahead::Ahead;
@@ -28,6 +33,10 @@ const FETCHES: u32 = 4;
 /// One read in so many goes by message: the memory component learns by messages
 /// what is in use, and keeps that.
 const BY_MESSAGE: u32 = 1024;
+/// What a large read counts among them.
+const LARGE: u32 = 64;
+/// So many bytes take longer to come by message than a lease does.
+const WORTH_A_LEASE: u64 = 256 << 10;
 
 /// What is known of a file's windows.
 #[derive(Debug, Default)]
@@ -46,9 +55,10 @@ impl Window {
         self.fetches.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether it is the turn of a message.
-    fn is_turn(&self) -> bool {
-        self.reads.fetch_add(1, Ordering::Relaxed) % BY_MESSAGE == BY_MESSAGE - 1
+    /// Whether a message's turn has come with a read that counts `weight`.
+    fn is_turn(&self, weight: u32) -> bool {
+        let before = self.reads.fetch_add(weight, Ordering::Relaxed);
+        before / BY_MESSAGE != before.wrapping_add(weight) / BY_MESSAGE
     }
 
     fn is_wanted(&self) -> bool {
@@ -128,7 +138,7 @@ impl Kernel<'_> {
         if inside + size > held.lease.valid {
             return false;
         }
-        if file.window.is_turn() {
+        if file.window.is_turn(1) {
             return false;
         }
         let from = place(&held, inside);
@@ -155,8 +165,8 @@ impl Kernel<'_> {
     }
 
     /// Reads what one extent has of `len` bytes at `at` from its frames to the
-    /// program's memory, absent lines included; how much that was. A lease is asked
-    /// for at once: so much data takes longer than a message.
+    /// program's memory, absent lines included; how much that was. Where there is
+    /// much to read a lease is asked for at once.
     pub(super) fn read_frames(
         &self,
         file: &RemoteFile,
@@ -164,11 +174,11 @@ impl Kernel<'_> {
         to: UserAddr,
         len: usize,
     ) -> usize {
-        let remote = self.process.memory.remote();
-        if file.window.none.load(Ordering::Relaxed) || !file.is_plain() || file.window.is_turn() {
+        if file.window.none.load(Ordering::Relaxed) || !file.is_plain() {
             return 0;
         }
-        let Ok(held) = remote.file_lease(&file.file, at / EXTENT_SIZE, false) else {
+        let remote = self.process.memory.remote();
+        let Some(held) = self.lease_to_read(file, at, len) else {
             return 0;
         };
         let inside = at % EXTENT_SIZE;
@@ -178,10 +188,10 @@ impl Kernel<'_> {
             return 0;
         }
         let from = place(&held, inside);
-        let (mut done, mut mapped, mut valid) = (0, false, false);
+        let (mut done, mut maps, mut valid) = (0, true, false);
         let sound = remote.transfer(held.node, |connection| {
+            maps = connection.maps();
             if let Some(src) = connection.mapped(from, len) {
-                mapped = true;
                 // SAFETY: the fabric keeps the frames mapped as long as the
                 // connection, which is ours until this returns.
                 done = unsafe { self.copy_out_raw(to, src, len) };
@@ -193,17 +203,37 @@ impl Kernel<'_> {
             self.task.counters.read_from(held.node, done as u64);
             return done;
         }
-        if sound && !mapped {
+        if sound && !maps {
             file.window.none.store(true, Ordering::Relaxed);
-        } else {
-            // Not to be seen, and not to be gone: it may have been evicted.
-            for at in (0..done).step_by(ZEROS.len()) {
-                let part = (done - at).min(ZEROS.len());
-                self.copy_out(UserAddr(to.0 + at as u64), &ZEROS[..part]);
-            }
-            remote.forget_file(file.storage(), file.id());
+            return 0;
         }
+        // Not to be seen, and not to be gone: it may have been evicted.
+        for at in (0..done).step_by(ZEROS.len()) {
+            let part = (done - at).min(ZEROS.len());
+            self.copy_out(UserAddr(to.0 + at as u64), &ZEROS[..part]);
+        }
+        remote.forget_file(file.storage(), file.id());
         0
+    }
+
+    /// The lease for a large read. One that is held is asked for again now and
+    /// then; one that is not, where the file goes on far enough for it.
+    fn lease_to_read(&self, file: &RemoteFile, at: u64, len: usize) -> Option<HeldFile> {
+        let remote = self.process.memory.remote();
+        let index = at / EXTENT_SIZE;
+        let lease = match remote.held_file(&file.file, index) {
+            Some(held) if !file.window.is_turn(LARGE) => return Some(held),
+            Some(_) => remote.renew_file_lease(&file.file, index, false),
+            None => {
+                let size = file.attr_at_open().size;
+                let here = size.saturating_sub(at).min(len as u64);
+                if here < WORTH_A_LEASE {
+                    return None;
+                }
+                remote.file_lease(&file.file, index, false)
+            }
+        };
+        lease.ok()
     }
 
     /// After a read of `done` bytes by message: makes the next one there need none.
@@ -225,18 +255,16 @@ impl Kernel<'_> {
             file.window.none.store(true, Ordering::Relaxed);
             return;
         };
-        let mut mapped = false;
+        let (mut mapped, mut maps) = (false, true);
         let sound = remote.transfer(held.node, |connection| {
+            maps = connection.maps();
             mapped = connection.mapped(place(&held, 0), 1).is_some();
             Ok(())
         });
-        let found = if mapped {
-            &file.window.open
-        } else {
-            &file.window.none
-        };
-        if sound {
-            found.store(true, Ordering::Relaxed);
+        if sound && mapped {
+            file.window.open.store(true, Ordering::Relaxed);
+        } else if sound && !maps {
+            file.window.none.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -14,8 +14,8 @@
 //! 3. The cache's set locks (leaves; see [`crate::excache`]).
 //! 4. Lease tables (leaves).
 //!
-//! Program memory is copied under none of them (`user`): a fault there takes
-//! `space` itself.
+//! Program memory is touched under none of them (`user`): a fault there takes
+//! `space` itself. (The kernel installs pages under `space`, which can't fault.)
 
 mod evict;
 mod fault;

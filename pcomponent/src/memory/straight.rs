@@ -18,7 +18,7 @@ impl Memory {
     }
 
     /// Installs the first lines of the `len` bytes at `at` from `src`, as long as
-    /// they are whole, absent and can be had; how many bytes that were. 0 says
+    /// they are whole, absent and can be had; the number of their bytes. 0 says
     /// nothing about what is there: go on as if this did not exist.
     ///
     /// The lines are *fetching* meanwhile, so that a miss of another thread waits
@@ -104,7 +104,9 @@ impl Memory {
         }
     }
 
-    /// Nothing was put: the lines of the run are absent again.
+    /// Nothing was put: the lines of the run are absent again. Some of the bytes
+    /// may have been seen, as of any copy that is under way; the caller goes on to
+    /// write them.
     fn take_back(&self, span: Span, me: &mut Scratch) -> usize {
         // SAFETY: the pages are the program's, the lines are ours (busy).
         if let Err(e) = unsafe { self.dropper.drop_pages(&[span]) } {

@@ -1,12 +1,16 @@
 //! Copying to and from the program's memory, for system calls. Addresses come
 //! from the program and may be anything: a bad one is an error, an absent
-//! line is fetched. No lock is held while program memory is touched.
+//! line is fetched. No lock is held while program memory is touched, but for
+//! lines that are installed from what is written to them (`straight`).
 
 use super::{Access, FaultEnd, Memory, Scratch};
 use crate::stats::Counters;
 use host::trap;
 use proto::Errno;
 use proto::addr::{PAGE_SIZE, USER_MAX, USER_MIN, UserAddr};
+
+/// Most bytes that are copied before absent lines are looked for again.
+const LONGEST: u64 = 64 << 10;
 
 impl Memory {
     /// Copies from the program; returns how many bytes could be copied.
@@ -54,23 +58,20 @@ impl Memory {
     ) -> usize {
         let len = clip(at, len);
         let line = self.line_size();
-        let mut done = 0;
+        let (mut done, mut stretch) = (0, line);
         while done < len {
             let (here, from) = (UserAddr(at.0 + done as u64), src.wrapping_add(done));
             // SAFETY: the caller's; `done` is inside.
             let put = unsafe { self.put_lines(here, from, len - done, me, counters) };
             if put > 0 {
-                done += put;
+                (done, stretch) = (done + put, line);
                 continue;
             }
-            // To where the next line begins, if that is worth asking for.
-            let left = len - done;
-            let head = (line - here.0 % line) as usize;
-            let part = if left < head + line as usize {
-                left
-            } else {
-                head
-            };
+            // To where a line begins: the next one, then, as what is here has
+            // others that are here behind it, further and further.
+            let to_next = stretch - here.0 % line;
+            stretch = (2 * stretch).min(LONGEST.max(line));
+            let part = (len - done).min(to_next as usize);
             let copied = self.copy(here, part, Access::Write, me, counters, |done| {
                 let left = (part - done) as u64;
                 // SAFETY: the source is mapped; the other side is inside the

@@ -58,27 +58,43 @@ impl Stages {
     /// reads into a place keeps it, though it be dropped here meanwhile.
     ///
     /// # Errors
-    /// `EPERM` for who is no component; `ENOMEM`.
+    /// `EPERM` for who is no component with a connection; `ENOMEM`.
     pub(super) fn place(&self, client: Identity, slot: u64) -> Result<Arc<Stage>, Errno> {
-        if !matches!(client, Identity::Node(..)) {
-            return Err(Errno::EPERM);
+        if let Some(stage) = self.known(client, slot)? {
+            return Ok(stage);
         }
+        // Not under the lock: it takes system calls.
+        let stage = Stage::new(&self.memory, client).map_err(|e| {
+            tracing::warn!("no memory to stage data for {client}: {e}");
+            Errno::ENOMEM
+        })?;
+        let stage = Arc::new(stage);
         let mut clients = self.clients();
-        let places = clients.entry(client).or_default();
-        let known = places.iter().position(|(number, _)| *number == slot);
-        let stage = match known.and_then(|at| places.remove(at)) {
-            Some((_, stage)) => stage,
-            None => Arc::new(Stage::new(&self.memory, client).map_err(|e| {
-                tracing::warn!("no memory to stage data for {client}: {e}");
-                Errno::ENOMEM
-            })?),
-        };
+        let places = clients.get_mut(&client).ok_or(Errno::EPERM)?;
         places.push_back((slot, stage.clone()));
-        // Dropped when the lock is not held any more.
         let oldest = (places.len() > MOST_STAGES).then(|| places.pop_front());
         drop(clients);
         drop(oldest);
         Ok(stage)
+    }
+
+    /// The place of this number, used last from now on.
+    fn known(&self, client: Identity, slot: u64) -> Result<Option<Arc<Stage>>, Errno> {
+        let mut clients = self.clients();
+        let places = clients.get_mut(&client).ok_or(Errno::EPERM)?;
+        let at = places.iter().position(|(number, _)| *number == slot);
+        let found = at.and_then(|at| places.remove(at));
+        Ok(found.map(|(_, stage)| {
+            places.push_back((slot, stage.clone()));
+            stage
+        }))
+    }
+
+    /// The client has a connection.
+    pub(super) fn handle_connected(&self, client: Identity) {
+        if matches!(client, Identity::Node(..)) {
+            self.clients().entry(client).or_default();
+        }
     }
 
     /// The client has no connection any more.
@@ -99,6 +115,8 @@ mod tests {
     #[test]
     fn a_client_keeps_the_places_it_used_last() {
         let stages = Stages::new(Memory::new().unwrap());
+        stages.handle_connected(A);
+        stages.handle_connected(B);
         let at = |client, slot| stages.place(client, slot).unwrap().at();
         let first = at(A, 0);
         assert_eq!(at(A, 0), first);
@@ -114,9 +132,14 @@ mod tests {
     fn places_are_for_components_that_are_there() {
         let stages = Stages::new(Memory::new().unwrap());
         let process = Identity::Process(ProcessId(1));
-        assert_eq!(stages.place(process, 0).err(), Some(Errno::EPERM));
+        stages.handle_connected(process);
+        let refused = |client| stages.place(client, 0).err() == Some(Errno::EPERM);
+        assert!(refused(process) && refused(A));
+        stages.handle_connected(A);
         let before = stages.place(A, 0).unwrap().at();
         stages.handle_gone(A);
+        assert!(refused(A), "a request that was waiting");
+        stages.handle_connected(A);
         assert_ne!(stages.place(A, 0).unwrap().at(), before);
     }
 }
