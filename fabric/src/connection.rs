@@ -9,6 +9,7 @@ use crate::socket::{SocketLink, meet};
 use crate::stream::Deadline;
 use crate::verbs::VerbsLink;
 use crate::{Backend, BackendChoice, Credential, Emulation, FabricError, Segment, sim};
+use host::clock::{self, Ticks};
 use proto::addr::RemoteAddr;
 use proto::{Identity, wire};
 use serde::{Serialize, de::DeserializeOwned};
@@ -63,7 +64,8 @@ pub struct Connection {
     arrivals: HashMap<Ticket, Instant>,
     broken: bool,
     unseen: u32,
-    looked: Instant,
+    /// When the peer was last known to be there, by a clock that is cheap.
+    looked: Ticks,
 }
 
 impl Connection {
@@ -141,7 +143,7 @@ impl Connection {
             arrivals: HashMap::new(),
             broken: false,
             unseen: 0,
-            looked: Instant::now(),
+            looked: clock::now(),
         })
     }
 
@@ -165,14 +167,14 @@ impl Connection {
 
     /// Finds out now whether the peer still holds its end.
     pub(crate) fn is_open(&mut self) -> bool {
-        self.looked = Instant::now();
+        self.looked = clock::now();
         self.unseen = 0;
         !self.broken && self.link.check_open().is_ok()
     }
 
     /// How long ago the peer was last known to be there.
     pub(crate) fn unseen_for(&self) -> Duration {
-        self.looked.elapsed()
+        Duration::from_nanos(clock::to_ns(clock::now().since(self.looked)))
     }
 
     fn check_usable(&mut self) -> Result<(), FabricError> {
@@ -185,8 +187,8 @@ impl Connection {
     fn check_alive(&mut self) -> Result<(), FabricError> {
         self.check_usable()?;
         self.unseen += 1;
-        if self.unseen >= LOOKS_EVERY || self.looked.elapsed() > LOOKS_AFTER {
-            self.looked = Instant::now();
+        if self.unseen >= LOOKS_EVERY || self.unseen_for() > LOOKS_AFTER {
+            self.looked = clock::now();
             self.unseen = 0;
             let open = self.link.check_open();
             return self.note(open);

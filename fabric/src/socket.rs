@@ -430,7 +430,13 @@ impl Channel {
         let descriptors = self.stream.take_descriptors();
         let (len, writable) = answered?;
         match descriptors.as_slice() {
-            [fd] if is_safe_to_map(fd, len) => Mapping::new(fd, len, writable),
+            [fd] if is_safe_to_map(fd, len) => {
+                let map = Mapping::new(fd, len, writable)?;
+                // Where the peer has huge pages they are mapped whole, though
+                // this process may have none of its own.
+                map.prefer_huge_pages();
+                Ok(map)
+            }
             _ => Err(self.wrong(&Garbled::Length(Kind::Mapped))),
         }
     }
