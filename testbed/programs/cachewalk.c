@@ -177,14 +177,17 @@ static uint64_t share(const struct worker *w, uint64_t of) {
     return of / (uint64_t)w->threads + ((uint64_t)w->index < of % (uint64_t)w->threads);
 }
 
-static void *work(void *argument) {
-    struct worker *w = argument;
-    uint64_t end, accesses = share(w, options.accesses);
-    uint64_t limit = (uint64_t)(options.seconds * 1e9 * ticks_per_ns);
+static void warm_up(struct worker *w) {
+    uint64_t end;
     begin_pattern(w);
     for (uint64_t i = share(w, options.warmup); i > 0; i--)
         access_one(w, i, &end);
     pthread_barrier_wait(w->ready);
+}
+
+static void measure(struct worker *w) {
+    uint64_t end, accesses = share(w, options.accesses);
+    uint64_t limit = (uint64_t)(options.seconds * 1e9 * ticks_per_ns);
     pthread_barrier_wait(w->go);
     w->started = now_ns();
     uint64_t begun = begin_ticks();
@@ -195,6 +198,11 @@ static void *work(void *argument) {
     }
     w->ended = now_ns();
     pthread_barrier_wait(w->ready);
+}
+
+static void *work(void *worker) {
+    warm_up(worker);
+    measure(worker);
     return NULL;
 }
 
@@ -243,23 +251,25 @@ static void phase(enum pattern pattern, enum mix mix, int threads) {
     static char *kept[2];
     static pthread_t ids[MOST_THREADS];
     pthread_barrier_t ready, go;
-    CHECK(pthread_barrier_init(&ready, NULL, (unsigned)threads + 1) == 0);
-    CHECK(pthread_barrier_init(&go, NULL, (unsigned)threads + 1) == 0);
+    CHECK(pthread_barrier_init(&ready, NULL, (unsigned)threads) == 0);
+    CHECK(pthread_barrier_init(&go, NULL, (unsigned)threads) == 0);
     for (int i = 0; i < threads; i++) {
         memset(&seen[i], 0, sizeof seen[i]);
         workers[i] = (struct worker){.index = i, .threads = threads, .pattern = pattern,
                                      .mix = mix, .ready = &ready, .go = &go, .seen = &seen[i]};
-        CHECK((errno = pthread_create(&ids[i], NULL, work, &workers[i])) == 0);
+        if (i > 0)
+            CHECK((errno = pthread_create(&ids[i], NULL, work, &workers[i])) == 0);
     }
-    pthread_barrier_wait(&ready);
+    /* This thread is the first of them: a phase of one has no other beside it. */
+    warm_up(&workers[0]);
     char *before = counters(&kept[0]);
-    pthread_barrier_wait(&go);
-    pthread_barrier_wait(&ready);
+    measure(&workers[0]);
     char *after = counters(&kept[1]);
     uint64_t started = UINT64_MAX, ended = 0;
     memset(&all, 0, sizeof all);
     for (int i = 0; i < threads; i++) {
-        CHECK((errno = pthread_join(ids[i], NULL)) == 0);
+        if (i > 0)
+            CHECK((errno = pthread_join(ids[i], NULL)) == 0);
         started = workers[i].started < started ? workers[i].started : started;
         ended = workers[i].ended > ended ? workers[i].ended : ended;
         merge(&all, &seen[i]);
