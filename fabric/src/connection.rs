@@ -9,7 +9,6 @@ use crate::socket::{SocketLink, meet};
 use crate::stream::Deadline;
 use crate::verbs::VerbsLink;
 use crate::{Backend, BackendChoice, Credential, Emulation, FabricError, Segment, sim};
-use host::clock::{self, Ticks};
 use proto::addr::RemoteAddr;
 use proto::{Identity, wire};
 use serde::{Serialize, de::DeserializeOwned};
@@ -64,8 +63,7 @@ pub struct Connection {
     arrivals: HashMap<Ticket, Instant>,
     broken: bool,
     unseen: u32,
-    /// When the peer was last known to be there, by a clock that is cheap.
-    looked: Ticks,
+    looked: Instant,
 }
 
 impl Connection {
@@ -143,7 +141,7 @@ impl Connection {
             arrivals: HashMap::new(),
             broken: false,
             unseen: 0,
-            looked: clock::now(),
+            looked: Instant::now(),
         })
     }
 
@@ -167,14 +165,14 @@ impl Connection {
 
     /// Finds out now whether the peer still holds its end.
     pub(crate) fn is_open(&mut self) -> bool {
-        self.looked = clock::now();
+        self.looked = Instant::now();
         self.unseen = 0;
         !self.broken && self.link.check_open().is_ok()
     }
 
     /// How long ago the peer was last known to be there.
     pub(crate) fn unseen_for(&self) -> Duration {
-        Duration::from_nanos(clock::to_ns(clock::now().since(self.looked)))
+        self.looked.elapsed()
     }
 
     fn check_usable(&mut self) -> Result<(), FabricError> {
@@ -187,8 +185,8 @@ impl Connection {
     fn check_alive(&mut self) -> Result<(), FabricError> {
         self.check_usable()?;
         self.unseen += 1;
-        if self.unseen >= LOOKS_EVERY || self.unseen_for() > LOOKS_AFTER {
-            self.looked = clock::now();
+        if self.unseen >= LOOKS_EVERY || self.looked.elapsed() > LOOKS_AFTER {
+            self.looked = Instant::now();
             self.unseen = 0;
             let open = self.link.check_open();
             return self.note(open);

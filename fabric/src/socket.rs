@@ -430,13 +430,7 @@ impl Channel {
         let descriptors = self.stream.take_descriptors();
         let (len, writable) = answered?;
         match descriptors.as_slice() {
-            [fd] if is_safe_to_map(fd, len) => {
-                let map = Mapping::new(fd, len, writable)?;
-                // Where the peer has huge pages they are mapped whole, though
-                // this process may have none of its own.
-                map.prefer_huge_pages();
-                Ok(map)
-            }
+            [fd] if is_safe_to_map(fd, len) => Mapping::new(fd, len, writable),
             _ => Err(self.wrong(&Garbled::Length(Kind::Mapped))),
         }
     }

@@ -185,11 +185,12 @@ impl Network {
 }
 
 /// Clients wait for 5 s: what others don't answer sooner is an error.
+const PATIENCE: Duration = Duration::from_secs(4);
+
 fn options() -> Options {
-    let (connect_timeout, call_timeout) = (Duration::from_secs(1), Duration::from_secs(4));
     Options {
-        connect_timeout,
-        call_timeout,
+        connect_timeout: Duration::from_secs(1),
+        call_timeout: PATIENCE,
         ..Options::default()
     }
 }

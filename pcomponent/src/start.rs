@@ -166,20 +166,13 @@ fn start_log(filter: Option<&str>) {
         .try_init();
 }
 
-/// `PR_THP_DISABLE_EXCEPT_ADVISED` (Linux 6.18).
-const THP_EXCEPT_ADVISED: libc::c_ulong = 1 << 1;
-
 /// What the process will not need is given up.
 fn confine() {
     // SAFETY: prctl(2) with numbers alone.
     unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        // The cache installs single pages; the kernel must not merge them. Frames
-        // of memory components that are mapped here ask for huge pages, which the
-        // kernel can tell apart from Linux 6.18 on.
-        if libc::prctl(libc::PR_SET_THP_DISABLE, 1, THP_EXCEPT_ADVISED, 0, 0) != 0 {
-            libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
-        }
+        // The cache installs single pages; the kernel must not merge them.
+        libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
     }
 }
 

@@ -93,7 +93,10 @@ impl Files {
         };
         // Where it is shorter than it was, the rest is zeros.
         let came = self.others.bring(file.storage, wanted).inspect_err(|e| {
-            tracing::warn!("{} cannot be cached: {e}", file.name());
+            // What storage says is the client's to hear.
+            if *e == Errno::ENOMEM {
+                tracing::error!("{} cannot be cached: {e}", file.name());
+            }
         })?;
         self.counters.read.fetch_add(came, Ordering::Relaxed);
         Ok(())

@@ -3,19 +3,17 @@
 //! places are used in turn, so that a piece is read while the one before is
 //! fetched.
 
-use super::{Network, Wanted};
+use super::{Network, PATIENCE, Wanted};
 use fabric::{Connection, FabricError, Ticket, Work};
 use proto::addr::RemoteKey;
 use proto::store::{MAX_STAGE, MOST_STAGES, StoreReply, StoreRequest};
 use proto::{Errno, NodeId, wire};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Pieces on their way at once.
 const TURNS: usize = 2;
-/// All of the pieces come within this time: clients wait for 5 s.
-const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Different keys that a storage component may answer with. Each is a mapping in
 /// this process, of which there are only so many; one that was started anew has
