@@ -71,6 +71,7 @@ pub mod reg {
     pub const R11: usize = 3;
     pub const RDI: usize = 8;
     pub const RSI: usize = 9;
+    pub const RBP: usize = 10;
     pub const RBX: usize = 11;
     pub const RDX: usize = 12;
     pub const RAX: usize = 13;

@@ -38,7 +38,7 @@ mod measure;
 mod stubs;
 mod window;
 
-pub use copy::{copy, store32};
+pub use copy::{copy, load64, store32};
 pub use entry::hold;
 use entry::{entry, splitkernel_enter, splitkernel_restorer};
 pub use gate::{COUNTED, Fast, Gate, is_able as gate_is_able, set_fast};

@@ -11,6 +11,7 @@ pub mod image;
 mod kernel;
 mod manager;
 mod memory;
+mod runahead;
 mod start;
 mod stats;
 mod task;

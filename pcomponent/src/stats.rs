@@ -75,7 +75,7 @@ impl Registry {
         let all = self.all();
         let mut stats = Stats::default();
         let mut latency = latency::histogram();
-        let (mut split, mut total) = ([0u64; 4], 0);
+        let (mut split, mut total) = ([0u64; 5], 0);
         let mut one_sided = [0; 2];
         for c in all.iter() {
             count_misses(&mut stats.misses, c);
@@ -89,6 +89,7 @@ impl Registry {
             stats.grown_lines += get(&c.grown);
             stats.straight_lines += get(&c.straight);
             stats.prefetch.lines += get(&c.prefetched);
+            stats.prefetch.followed += get(&c.followed);
             stats.prefetch.useful += get(&c.prefetch_useful);
             stats.prefetch.wasted += get(&c.prefetch_wasted);
             stats.rescues.caught_leaving += get(&c.caught_leaving);
@@ -117,6 +118,7 @@ impl Registry {
             wire: clock::to_ns(split[1]),
             install: clock::to_ns(split[2]),
             evict: clock::to_ns(split[3]),
+            follow: clock::to_ns(split[4]),
         };
         stats
     }

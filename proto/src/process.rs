@@ -38,6 +38,8 @@ pub struct CacheConfig {
     pub policy: Policy,
     /// Most lines fetched ahead by one miss; 0 turns prefetch off.
     pub prefetch: u32,
+    /// Whether a miss follows the program to find some of them.
+    pub run_ahead: bool,
 }
 
 impl Default for CacheConfig {
@@ -48,6 +50,7 @@ impl Default for CacheConfig {
             ways: 64,
             policy: Policy::default(),
             prefetch: 16,
+            run_ahead: true,
         }
     }
 }

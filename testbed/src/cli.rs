@@ -382,6 +382,24 @@ pub(crate) struct CacheArgs {
     /// [default: 16].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
     pub(crate) prefetch: Option<u32>,
+    /// Whether a miss follows the program's code a little way, to fetch what it
+    /// will miss next; never without prefetch [default: on].
+    #[arg(long, value_name = "on|off", value_parser = parse_switch)]
+    pub(crate) run_ahead: Option<bool>,
+}
+
+/// As [`parse_switch`] reads it.
+pub(crate) fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+/// `on` or `off`.
+pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("give on or off".to_owned()),
+    }
 }
 
 /// See [`Policy`].

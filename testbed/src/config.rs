@@ -108,6 +108,7 @@ struct Cache {
     ways: Option<u32>,
     policy: Option<Replacement>,
     prefetch: Option<u32>,
+    run_ahead: Option<bool>,
 }
 
 /// A size as text or as a number of bytes.
@@ -290,6 +291,7 @@ fn cache(cache: &Cache) -> Result<CacheConfig> {
         ways: cache.ways.unwrap_or(defaults.ways),
         policy: cache.policy.map_or(defaults.policy, Into::into),
         prefetch: cache.prefetch.unwrap_or(defaults.prefetch),
+        run_ahead: cache.run_ahead.unwrap_or(defaults.run_ahead),
     };
     if config.ways < 8 {
         bail!("[cache] ways: give 8 or more");

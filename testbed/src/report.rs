@@ -36,12 +36,13 @@ fn count(value: &Value, pointer: &str) -> u64 {
 /// Faults overlap where there are several threads: their times are a sum over
 /// threads, not a part of the wall-clock time.
 fn time(out: &mut String, process: &Value) -> std::fmt::Result {
-    const PARTS: [(&str, &str); 5] = [
+    const PARTS: [(&str, &str); 6] = [
         ("trap", "entering and leaving the handler"),
         ("lookup", "finding line and way, with waits"),
         ("wire", "bringing the bytes"),
         ("install", "installing the pages"),
         ("evict", "making room: writing back, dropping"),
+        ("follow", "following the program to its next misses"),
     ];
     let wall = count(process, "/wall_ns");
     let faults = count(process, "/miss_latency_ns/count");

@@ -55,6 +55,7 @@ pub(crate) fn config(args: &CacheArgs, defaults: &CacheConfig) -> Result<CacheCo
         ways: args.ways.unwrap_or(defaults.ways),
         policy: args.policy.map_or(defaults.policy, Into::into),
         prefetch: args.prefetch.unwrap_or(defaults.prefetch),
+        run_ahead: args.run_ahead.unwrap_or(defaults.run_ahead),
     };
     let divided = args.ways.is_some() && matches!(args.cache, Some(CacheSize::Bytes(_)));
     check(&config, divided)?;

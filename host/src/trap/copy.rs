@@ -36,8 +36,33 @@ unsafe extern "C" fn store32_raw(dst: u64, value: u32) -> u64 {
     )
 }
 
+/// What a load came to, in two registers.
+#[repr(C)]
+struct Loaded {
+    fault: u64,
+    value: u64,
+}
+
+// The word at `src`.
+// SAFETY: as for `copy_raw`.
+#[unsafe(naked)]
+unsafe extern "C" fn load64_raw(src: u64) -> Loaded {
+    naked_asm!(
+        "mov eax, 1",
+        ".globl splitkernel_load_fault",
+        "splitkernel_load_fault:",
+        "mov rdx, qword ptr [rdi]",
+        "xor eax, eax",
+        ".globl splitkernel_load_done",
+        "splitkernel_load_done:",
+        "ret",
+    )
+}
+
 // SAFETY: labels of the assembly in this module; they are only looked up.
 unsafe extern "C" {
+    fn splitkernel_load_fault();
+    fn splitkernel_load_done();
     fn splitkernel_copy_fault();
     fn splitkernel_copy_done();
     fn splitkernel_store_fault();
@@ -50,6 +75,8 @@ pub(super) fn fixup_of(rip: u64) -> Option<u64> {
         Some(at(splitkernel_copy_done))
     } else if rip == at(splitkernel_store_fault) {
         Some(at(splitkernel_store_done))
+    } else if rip == at(splitkernel_load_fault) {
+        Some(at(splitkernel_load_done))
     } else {
         None
     }
@@ -75,4 +102,15 @@ pub unsafe fn copy(dst: u64, src: u64, len: u64) -> u64 {
 pub unsafe fn store32(dst: u64, value: u32) -> bool {
     // SAFETY: passed on.
     unsafe { store32_raw(dst, value) == 0 }
+}
+
+/// The 64-bit word at `src`; `None` where it could not be loaded.
+///
+/// # Safety
+/// As for [`copy`].
+#[must_use]
+pub unsafe fn load64(src: u64) -> Option<u64> {
+    // SAFETY: passed on.
+    let loaded = unsafe { load64_raw(src) };
+    (loaded.fault == 0).then_some(loaded.value)
 }

@@ -292,8 +292,17 @@ impl ExCache {
 
     /// Whether `line` is here and at rest.
     pub fn holds(&self, line: LineNo) -> bool {
+        self.look(line).is_some()
+    }
+
+    /// The same, and whether it is dirty.
+    #[must_use]
+    pub fn look(&self, line: LineNo) -> Option<bool> {
         let ways = self.lock(self.set_of(line));
-        (ways.find(line)).is_some_and(|way| matches!(ways.state(way), State::Resident { .. }))
+        match ways.state(ways.find(line)?) {
+            State::Resident { dirty } => Some(dirty),
+            _ => None,
+        }
     }
 
     /// The line is installed; `dirty` says that writes to it are let through.

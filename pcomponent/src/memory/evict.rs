@@ -235,7 +235,7 @@ impl Memory {
         }
     }
 
-    fn drop_lines(&self, space: &AddressSpace, victims: &[Victim], me: &mut Scratch) {
+    pub(super) fn drop_lines(&self, space: &AddressSpace, victims: &[Victim], me: &mut Scratch) {
         me.spans.clear();
         let spans = &mut me.spans;
         self.spans(space, victims.iter(), 1, |span| spans.push(span));

@@ -5,6 +5,7 @@ use super::fill::{Piece, Plan, Source};
 use super::{BUSY_LIMIT, Memory, Scratch, stuck};
 use crate::excache::{Begin, LineNo, Slot};
 use crate::fatal;
+use crate::runahead::Registers;
 use crate::stats::{Cause, Counters, Split};
 use aspace::{AddressSpace, Vma, VmaBacking};
 use host::clock;
@@ -61,6 +62,18 @@ impl Memory {
         me: &mut Scratch,
         counters: &Counters,
     ) -> FaultEnd {
+        self.program_fault(at, access, None, me, counters)
+    }
+
+    /// The same for a fault of the program, which had these registers.
+    pub(crate) fn program_fault(
+        &self,
+        at: UserAddr,
+        access: Access,
+        registers: Option<&Registers>,
+        me: &mut Scratch,
+        counters: &Counters,
+    ) -> FaultEnd {
         let begun = clock::now();
         let space = self.space();
         let Some(vma) = space.find(at) else {
@@ -86,6 +99,9 @@ impl Memory {
                         &mut split,
                         counters,
                     );
+                    if let (FaultEnd::Done, 1, Some(registers)) = (end, me.brought.1, registers) {
+                        self.run_ahead(&space, registers, at, me, &mut split, counters);
+                    }
                     let took = clock::now().since(begun);
                     counters.miss(took, &split);
                     if end == FaultEnd::Done {
@@ -146,17 +162,17 @@ impl Memory {
     /// wrong costs a write-back; a first store to a clean line costs a fault, and
     /// an interruption of each CPU that runs another thread of the program. Some
     /// ([`WATCHED`]) are installed clean all the same, to see whether it still holds.
-    /// Not where a write-back would reach a file, or take room that was not
-    /// promised.
-    fn will_be_stored(&self, vma: &Vma, range: UserRange, at: UserAddr, me: &mut Scratch) -> bool {
-        let file = matches!(vma.backing, VmaBacking::File { .. });
-        let may = vma.prot.has(Prot::WRITE)
-            && vma.range.contains_range(range)
-            && !vma.flags.has(MapFlags::SHARED)
-            && !(file && vma.flags.has(MapFlags::NORESERVE));
-        if !may {
+    pub(super) fn will_be_stored(
+        &self,
+        vma: &Vma,
+        range: UserRange,
+        at: UserAddr,
+        me: &mut Scratch,
+    ) -> bool {
+        if !may_count_as_stored(vma, range) {
             return false;
         }
+        let file = matches!(vma.backing, VmaBacking::File { .. });
         let extent = self.pages.extent(at.extent());
         let expected = extent.is_some_and(|e| e.expects_stores(self.pages.is_remote(at)));
         // Long streams know for themselves. They pass: what was true of their
@@ -171,7 +187,7 @@ impl Memory {
         !me.expected.is_multiple_of(WATCHED)
     }
 
-    fn note_store(&self, at: UserAddr) {
+    pub(super) fn note_store(&self, at: UserAddr) {
         if let Some(extent) = self.pages.extent(at.extent()) {
             extent.note_store(self.pages.is_remote(at));
         }
@@ -197,7 +213,7 @@ impl Memory {
         }
     }
 
-    fn let_writes_through(&self, space: &AddressSpace, line: LineNo) -> bool {
+    pub(super) fn let_writes_through(&self, space: &AddressSpace, line: LineNo) -> bool {
         let lift = || {
             let Some(range) = self.range_of(line, 1) else {
                 return Ok(());
@@ -386,11 +402,11 @@ impl Memory {
 
     /// The lines of the run are here, from now on for everyone; `missed` is the
     /// one that the program wanted.
-    fn finish(&self, dirty: bool, missed: Option<LineNo>, me: &mut Scratch) {
+    pub(super) fn finish(&self, dirty: bool, missed: Option<LineNo>, me: &mut Scratch) {
         for piece in &me.pieces {
-            for page in (piece.start..piece.start + piece.len).step_by(PAGE_SIZE as usize) {
-                let ahead = Some(self.line_of(UserAddr(page))) != missed;
-                self.pages.touch(UserAddr(page), ahead);
+            let lines = piece.start..piece.start + piece.len;
+            for page in lines.step_by(PAGE_SIZE as usize).map(UserAddr) {
+                self.pages.touch(page, Some(self.line_of(page)) != missed);
             }
         }
         for (_, slot) in me.run.drain(..) {
@@ -412,7 +428,17 @@ fn trace(
     }
 }
 
-fn permits(vma: &Vma, access: Access) -> bool {
+/// Whether lines may be written back that nobody has stored to: where that reaches
+/// no file, and takes no room that was not promised.
+pub(super) fn may_count_as_stored(vma: &Vma, range: UserRange) -> bool {
+    let file = matches!(vma.backing, VmaBacking::File { .. });
+    vma.prot.has(Prot::WRITE)
+        && vma.range.contains_range(range)
+        && !vma.flags.has(MapFlags::SHARED)
+        && !(file && vma.flags.has(MapFlags::NORESERVE))
+}
+
+pub(super) fn permits(vma: &Vma, access: Access) -> bool {
     match access {
         // x86 pages that can be written or executed can be read.
         Access::Read => vma.prot != Prot::NONE,

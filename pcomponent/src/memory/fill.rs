@@ -222,9 +222,27 @@ impl Memory {
         done
     }
 
+    /// Whether bytes of the pieces must come over the fabric: the memory component's
+    /// frames are not mapped here.
+    pub(super) fn crosses_the_wire(&self, me: &mut Scratch) -> bool {
+        let mut crosses = false;
+        for piece in &me.pieces {
+            if let Source::Remote { node, at } = piece.source {
+                let sound = self
+                    .remote
+                    .transfer_over(&mut me.links, node, |connection| {
+                        crosses |= connection.mapped(at, piece.len as usize).is_none();
+                        Ok(())
+                    });
+                crosses |= !sound;
+            }
+        }
+        crosses
+    }
+
     /// Brings the bytes of all pieces into the thread's buffer, one behind the
     /// other.
-    fn gather(&self, me: &mut Scratch, counters: &Counters) -> Option<u64> {
+    pub(super) fn gather(&self, me: &mut Scratch, counters: &Counters) -> Option<u64> {
         let len = me.pieces.iter().map(|p| p.len as usize).sum();
         if me.buffer.len() < len {
             me.buffer.resize(len, 0);
@@ -257,7 +275,7 @@ impl Memory {
     }
 
     /// Installs bytes page by page where some of them are present already.
-    fn install(&self, start: u64, bytes: &[u8], protect: bool) {
+    pub(super) fn install(&self, start: u64, bytes: &[u8], protect: bool) {
         match self.uffd.copy(start, bytes, protect) {
             Ok(n) if n == bytes.len() as u64 => return,
             Err(e) if e.0 != libc::EEXIST && e.0 != libc::ENOENT => fatal::host("UFFDIO_COPY", e),

@@ -17,6 +17,7 @@
 //! Program memory is touched under none of them (`user`): a fault there takes
 //! `space` itself. (The kernel installs pages under `space`, which can't fault.)
 
+mod ahead;
 mod evict;
 mod fault;
 mod fill;
@@ -49,7 +50,7 @@ use proto::NodeId;
 use proto::addr::{PAGE_SIZE, UserAddr, UserRange};
 use proto::process::CacheConfig;
 use proto::stats::ProgramCounters;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,6 +77,10 @@ pub(crate) struct Memory {
     threads: AtomicU32,
     /// Most lines that come with one that is missed.
     ahead: u32,
+    /// Whether a miss follows the program.
+    runs_ahead: bool,
+    /// Ticks that a trap costs; 0 before it was measured.
+    trap: AtomicU64,
 }
 
 /// What one thread needs for its misses, made once.
@@ -99,6 +104,8 @@ pub(crate) struct Scratch {
     again: (u64, u32),
     /// Loads whose lines are expected to be stored to.
     expected: u32,
+    /// Runs ahead of the program; none where nothing is to be fetched ahead.
+    runner: Option<Box<crate::runahead::RunAhead>>,
 }
 
 impl Scratch {
@@ -144,6 +151,8 @@ impl Memory {
             shares_files: AtomicBool::new(false),
             threads: AtomicU32::new(0),
             ahead: most_ahead(shape, config.prefetch),
+            runs_ahead: config.run_ahead,
+            trap: AtomicU64::new(0),
         })
     }
 
@@ -163,6 +172,7 @@ impl Memory {
             brought: (Cause::ZeroFill, 0),
             again: (0, 0),
             expected: 0,
+            runner: ahead::runner(self.ahead, self.runs_ahead),
         }
     }
 
@@ -249,7 +259,10 @@ impl Memory {
     /// # Errors
     /// What the host answered.
     pub(crate) fn measure_trap(&self) -> Result<Duration, host::sys::Errno> {
-        host::trap::measure(&self.uffd)
+        let cost = host::trap::measure(&self.uffd)?;
+        let ticks = cost.as_nanos() as f64 / host::clock::ns_per_tick();
+        self.trap.store(ticks as u64, Ordering::Relaxed);
+        Ok(cost)
     }
 
     /// As [`Memory::report`], of a program that goes on.

@@ -51,6 +51,8 @@ pub(crate) struct Split {
     pub install: u64,
     /// Making room, for the missing line and those fetched ahead.
     pub evict: u64,
+    /// Following the program to find what it misses next.
+    pub follow: u64,
 }
 
 /// One thread's counters. Only that thread writes them, by plain loads and
@@ -70,10 +72,11 @@ pub(crate) struct Counters {
     pub(super) grown: AtomicU64,
     pub(super) straight: AtomicU64,
     pub(super) prefetched: AtomicU64,
+    pub(super) followed: AtomicU64,
     pub(super) prefetch_useful: AtomicU64,
     pub(super) prefetch_wasted: AtomicU64,
     pub(super) caught_leaving: AtomicU64,
-    pub(super) split: [AtomicU64; 4],
+    pub(super) split: [AtomicU64; 5],
     pub(super) syscalls: [AtomicU64; SYSCALLS],
     pub(super) latency: Buckets,
     pub(super) links: Links,
@@ -106,6 +109,7 @@ impl Counters {
             grown: AtomicU64::default(),
             straight: AtomicU64::default(),
             prefetched: AtomicU64::default(),
+            followed: AtomicU64::default(),
             prefetch_useful: AtomicU64::default(),
             prefetch_wasted: AtomicU64::default(),
             caught_leaving: AtomicU64::default(),
@@ -134,11 +138,14 @@ impl Counters {
 
     /// A miss took `ticks` in the handler, split so.
     pub(crate) fn miss(&self, ticks: u64, split: &Split) {
-        for (to, n) in self
-            .split
-            .iter()
-            .zip([split.lookup, split.wire, split.install, split.evict])
-        {
+        let parts = [
+            split.lookup,
+            split.wire,
+            split.install,
+            split.evict,
+            split.follow,
+        ];
+        for (to, n) in self.split.iter().zip(parts) {
             add(to, n);
         }
         self.latency.record(clock::to_ns(ticks));
@@ -182,6 +189,11 @@ impl Counters {
     /// Lines were fetched ahead.
     pub(crate) fn prefetched(&self, lines: u64) {
         add(&self.prefetched, lines);
+    }
+    /// Lines were fetched ahead that following the program found.
+    pub(crate) fn followed(&self, lines: u64) {
+        add(&self.prefetched, lines);
+        add(&self.followed, lines);
     }
     /// Of lines that were fetched ahead, so many more are known to have been
     /// touched, or were given up.

@@ -125,11 +125,14 @@ impl From<Misses> for MissCounts {
 
 /// See [`Stats::prefetch`]. User space sees no accessed bits, so use is known
 /// in two cases only. `useful` and `wasted` need not add up to `lines`: nothing
-/// is known yet of the last lines of streams that may still go on.
+/// is known yet of the last lines of streams that may still go on, and nothing of
+/// those that were found by following the program.
 #[derive(Clone, Default, Debug, Serialize)]
 pub(crate) struct Prefetch {
     /// Lines fetched ahead.
     pub lines: u64,
+    /// Those of them that were found by following the program.
+    pub followed: u64,
     /// The thread missed the line behind them, so it went through them; or
     /// stored to them while they were clean.
     pub useful: u64,
@@ -225,4 +228,6 @@ pub(crate) struct SplitNs {
     /// Making room, for the missing line and those fetched ahead: victims
     /// protected, written back, dropped.
     pub evict: u64,
+    /// Following the program to find what it misses next.
+    pub follow: u64,
 }

@@ -5,6 +5,7 @@ use super::thread::{Process, Task, current, process};
 use crate::fatal;
 use crate::kernel::Kernel;
 use crate::memory::{Access, FaultEnd};
+use crate::runahead::Registers;
 use abi_linux::{Outcome, RestartKind};
 use host::signal::{SigInfo, UContext, reg};
 use host::trap::{self, Next};
@@ -86,14 +87,35 @@ fn fault(process: &Process, task: &Task, info: &SigInfo, context: &UContext) -> 
     if info.signo() == libc::SIGSEGV || at >= USER_MAX {
         return Some(*info);
     }
-    let end = process
-        .memory
-        .fault(at, access, &mut task.scratch.borrow_mut(), &task.counters);
+    let registers = registers(task, context);
+    let end = process.memory.program_fault(
+        at,
+        access,
+        Some(&registers),
+        &mut task.scratch.borrow_mut(),
+        &task.counters,
+    );
     match end {
         FaultEnd::Done => None,
         FaultEnd::NotMapped => Some(SigInfo::fault(libc::SIGSEGV, SEGV_MAPERR, at.0)),
         FaultEnd::Denied => Some(SigInfo::fault(libc::SIGSEGV, SEGV_ACCERR, at.0)),
         FaultEnd::NoBacking => Some(SigInfo::fault(libc::SIGBUS, BUS_ADRERR, at.0)),
+    }
+}
+
+fn registers(task: &Task, context: &UContext) -> Registers {
+    use reg::{R8, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
+    let g = &context.gregs;
+    let mut general = [0; 16];
+    let low = [RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI];
+    for (to, from) in general.iter_mut().zip(low.into_iter().chain(R8..R8 + 8)) {
+        *to = g[from];
+    }
+    Registers {
+        general,
+        rip: g[reg::RIP],
+        flags: g[reg::EFLAGS],
+        fs: task.block.user_fs(),
     }
 }
 

@@ -33,6 +33,10 @@ pub(crate) struct SweepArgs {
     /// [default: on].
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = parse_prefetch)]
     pub(crate) prefetch: Vec<u32>,
+    /// Whether a miss follows the program's code to fetch what it will miss next
+    /// [default: on].
+    #[arg(long, value_name = "on,off", value_delimiter = ',', value_parser = crate::cli::parse_switch)]
+    pub(crate) run_ahead: Vec<bool>,
     /// A network to emulate, e.g. latency=3us,bandwidth=40Gbit, or `none`; may
     /// be given several times.
     #[arg(long, value_name = "SPEC", value_parser = parse_network)]
@@ -221,6 +225,7 @@ mod tests {
             (&["--line", "4K,5000"], &["--line", "power of two"]),
             (&["--policy", "lru"], &["--policy", "adaptive"]),
             (&["--prefetch", "maybe"], &["--prefetch", "on, off"]),
+            (&["--run-ahead", "far"], &["--run-ahead", "on or off"]),
             (&["--latency", "3"], &["--latency", "unit"]),
             (&["--runs", "0"], &["--runs", "1..=1000"]),
             (&["--mask", "("], &["--mask", "unclosed"]),

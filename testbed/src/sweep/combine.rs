@@ -1,7 +1,7 @@
 //! All combinations of what a sweep's lists say.
 
 use super::args::{Network, SweepArgs};
-use crate::cli::{CacheArgs, EmulationSpec};
+use crate::cli::{CacheArgs, EmulationSpec, switch};
 use crate::plan::Fabric;
 use crate::shape::{self, CacheSize};
 use crate::table::bytes;
@@ -19,6 +19,7 @@ pub(super) struct Series {
     pub(super) line: Option<u64>,
     pub(super) policy: Option<String>,
     pub(super) prefetch: Option<u32>,
+    pub(super) run_ahead: Option<bool>,
     /// As `--emulate` has it.
     pub(super) emulate: Option<String>,
     #[serde(skip)]
@@ -57,6 +58,10 @@ impl Series {
         add("--line", self.line.map(|n| n.to_string()));
         add("--policy", self.policy.clone());
         add("--prefetch", self.prefetch.map(|n| n.to_string()));
+        add(
+            "--run-ahead",
+            self.run_ahead.map(|on| switch(on).to_owned()),
+        );
         add("--emulate", self.emulate.clone());
         options
     }
@@ -79,13 +84,14 @@ pub(super) fn series(args: &SweepArgs) -> Result<Vec<Series>, String> {
             for ways in each(&args.ways) {
                 for line in each(&args.line) {
                     for policy in each(&args.policy) {
-                        for prefetch in each(&args.prefetch) {
+                        for (prefetch, run_ahead) in ahead(args) {
                             let cache = CacheArgs {
                                 cache: None,
                                 line,
                                 ways,
                                 policy,
                                 prefetch,
+                                run_ahead,
                             };
                             all.push(one(fabric, network, cache));
                         }
@@ -96,6 +102,16 @@ pub(super) fn series(args: &SweepArgs) -> Result<Vec<Series>, String> {
     }
     label(&mut all);
     Ok(all)
+}
+
+/// Each prefetch, with and without running ahead as asked for.
+fn ahead(args: &SweepArgs) -> Vec<(Option<u32>, Option<bool>)> {
+    let with = |prefetch| {
+        each(&args.run_ahead)
+            .into_iter()
+            .map(move |on| (prefetch, on))
+    };
+    each(&args.prefetch).into_iter().flat_map(with).collect()
 }
 
 /// The list's values, or the default alone.
@@ -115,6 +131,7 @@ fn one(fabric: Fabric, network: &Network, args: CacheArgs) -> Series {
         line: args.line,
         policy: policy.map(|value| value.get_name().to_owned()),
         prefetch: args.prefetch,
+        run_ahead: args.run_ahead,
         emulate: network.0.as_ref().map(|spec| spec.text.clone()),
         args,
     }
@@ -155,8 +172,8 @@ fn joined(network: &Network, latency: &Network) -> Result<Network, String> {
 
 /// Says of each what not all have in common.
 fn label(all: &mut [Series]) {
-    let parts: Vec<[String; 6]> = all.iter().map(parts).collect();
-    let differs: [bool; 6] =
+    let parts: Vec<[String; 7]> = all.iter().map(parts).collect();
+    let differs: [bool; 7] =
         std::array::from_fn(|n| parts.iter().any(|part| part[n] != parts[0][n]));
     for (series, parts) in all.iter_mut().zip(parts) {
         let named = parts
@@ -172,7 +189,7 @@ fn label(all: &mut [Series]) {
     }
 }
 
-fn parts(series: &Series) -> [String; 6] {
+fn parts(series: &Series) -> [String; 7] {
     let config = series.config();
     [
         series.fabric.name().to_owned(),
@@ -194,6 +211,7 @@ fn parts(series: &Series) -> [String; 6] {
             0 => "no prefetch".to_owned(),
             n => format!("prefetch {n}"),
         },
+        format!("run-ahead {}", switch(config.run_ahead)),
     ]
 }
 
@@ -232,6 +250,9 @@ mod tests {
             "--fabric tcp --policy fifo --prefetch 0"
         );
         assert_eq!(of(&[]).unwrap()[0].label, "testbed");
+        let both = of(&["--run-ahead", "on,off"]).unwrap();
+        assert_eq!(both[0].label, "run-ahead on");
+        assert_eq!(both[1].options().join(" "), "--fabric auto --run-ahead off");
     }
 
     #[test]

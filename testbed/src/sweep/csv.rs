@@ -2,9 +2,10 @@
 
 use super::figures::{PARTS, count, split, total};
 use super::record::{Run, Sweep};
+use crate::cli::switch;
 use serde_json::Value;
 
-const HEADING: [&str; 39] = [
+const HEADING: [&str; 41] = [
     "kind",
     "label",
     "fabric",
@@ -13,6 +14,7 @@ const HEADING: [&str; 39] = [
     "line_bytes",
     "policy",
     "prefetch",
+    "run_ahead",
     "cache",
     "cache_bytes",
     "share_percent",
@@ -42,6 +44,7 @@ const HEADING: [&str; 39] = [
     "wire_ns",
     "install_ns",
     "evict_ns",
+    "follow_ns",
     "rest_ns",
     "swap_peak_bytes",
 ];
@@ -91,6 +94,7 @@ fn row(sweep: &Sweep, run: &Run, native: Option<f64>) -> Vec<String> {
         or_empty(config.as_ref().map(|config| config.line)),
         or_empty(series.map(|series| series.policy.as_deref().unwrap_or("adaptive"))),
         or_empty(config.as_ref().map(|config| config.prefetch)),
+        or_empty(config.as_ref().map(|config| switch(config.run_ahead))),
         or_empty(point.cache.as_ref()),
         or_empty(point.cache_bytes),
         or_empty(point.share_percent.map(|share| format!("{share:.3}"))),

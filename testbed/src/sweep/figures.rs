@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Where the time of a fault goes; the rest is messages and bookkeeping.
-pub(super) const PARTS: [&str; 5] = ["trap", "lookup", "wire", "install", "evict"];
+pub(super) const PARTS: [&str; 6] = ["trap", "lookup", "wire", "install", "evict", "follow"];
 
 /// The middle of several values and how far they lie apart.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
@@ -52,15 +52,15 @@ pub(super) fn total(counters: &Value) -> u64 {
 }
 
 /// Nanoseconds of all faults of a run: each of [`PARTS`], then the rest.
-pub(super) fn split(process: &Value) -> [u64; 6] {
-    let mut parts = [0; 6];
+pub(super) fn split(process: &Value) -> [u64; 7] {
+    let mut parts = [0; 7];
     for (part, name) in parts.iter_mut().zip(PARTS) {
         *part = count(process, &format!("/miss_split_ns/{name}"));
     }
     let handled = count(process, "/miss_latency_ns/total");
     let spent = handled.saturating_add(parts[0]);
     let known: u64 = parts.iter().sum();
-    parts[5] = spent.saturating_sub(known);
+    parts[6] = spent.saturating_sub(known);
     parts
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Counters {
     pub(super) p50_ns: f64,
     pub(super) p99_ns: f64,
     /// Means over all faults of all runs, ns: [`PARTS`], then the rest.
-    pub(super) split_per_fault_ns: [f64; 6],
+    pub(super) split_per_fault_ns: [f64; 7],
     /// All runs together: upper edge in ns, and faults in the bucket.
     pub(super) histogram: Vec<(u64, u64)>,
 }
@@ -116,12 +116,12 @@ impl Counters {
     }
 }
 
-fn split_per_fault(processes: &[&Value]) -> [f64; 6] {
+fn split_per_fault(processes: &[&Value]) -> [f64; 7] {
     let faults: u64 = processes
         .iter()
         .map(|p| count(p, "/miss_latency_ns/count"))
         .sum();
-    let splits: Vec<[u64; 6]> = processes.iter().map(|p| split(p)).collect();
+    let splits: Vec<[u64; 7]> = processes.iter().map(|p| split(p)).collect();
     std::array::from_fn(|part| {
         let sum: u64 = splits.iter().map(|split| split[part]).sum();
         sum as f64 / faults.max(1) as f64
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn splits_add_up_to_the_whole() {
         let split = split(&process(100, 90));
-        assert_eq!(split, [1000, 0, 5000, 0, 0, 4000]);
+        assert_eq!(split, [1000, 0, 5000, 0, 0, 0, 4000]);
         assert_eq!(split.iter().sum::<u64>(), 100 * 90 + 1000);
     }
 

@@ -68,7 +68,9 @@ fn check_misses(row: &Value, cached: bool) {
     }
     // A cache of a quarter: hardly a pattern can have fewer misses than these.
     assert!(sum >= 20.0, "{row}");
-    let parts = ["trap", "lookup", "wire", "install", "evict", "rest"];
+    let parts = [
+        "trap", "lookup", "wire", "install", "evict", "follow", "rest",
+    ];
     let split = parts.map(|part| number(row, &format!("/miss_split_ns/{part}")));
     let mean = number(row, "/miss_ns/mean");
     assert!(mean > 0.0 && split.iter().all(|part| *part >= 0.0), "{row}");

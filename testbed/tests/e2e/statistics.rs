@@ -125,6 +125,37 @@ fn of_prefetch() {
     );
 }
 
+/// Following the program finds what it misses at random and along pointers (which
+/// the program checks), with one thread and with two, wherever bytes come from.
+/// How often it is tried is a matter of time; a few times it always is.
+#[test]
+fn of_running_ahead() {
+    let walk = ["--footprint", "16777216", "--patterns", "random,chase"];
+    let walk = [&walk[..], &["--mix", "read,mixed", "--threads", "1,2"]].concat();
+    for fabric in ["shm", "tcp"] {
+        for (switch, line) in [("on", "4KiB"), ("off", "4KiB"), ("on", "16KiB")] {
+            let options = ["--cache", "4M", "--fabric", fabric, "--line", line];
+            let options = [&options[..], &["--run-ahead", switch]].concat();
+            let seen = statistics(&options, "cachewalk", &walk);
+            let followed = count(&seen, "prefetch.followed");
+            let lines = count(&seen, "prefetch.lines");
+            assert_eq!(
+                followed >= 20,
+                switch == "on",
+                "{fabric} {line}: {followed}"
+            );
+            assert!(followed <= lines, "{followed} of {lines}");
+            let spent = count(&seen, "miss_split_ns.follow");
+            assert_eq!(spent > 0, switch == "on", "{spent}");
+            let (resident, most) = (
+                count(&seen, "peak_resident_lines"),
+                count(&seen, "cache.lines"),
+            );
+            assert!(resident <= most, "{resident} of {most}");
+        }
+    }
+}
+
 /// A share of the footprint takes two runs, of which one is heard, and both
 /// read the same input.
 #[test]

@@ -106,7 +106,23 @@ pub(super) struct Split {
     pub(super) wire: f64,
     pub(super) install: f64,
     pub(super) evict: f64,
+    pub(super) follow: f64,
     pub(super) rest: f64,
+}
+
+impl Split {
+    /// In the order of the fields.
+    pub(super) fn parts(&self) -> [f64; 7] {
+        [
+            self.trap,
+            self.lookup,
+            self.wire,
+            self.install,
+            self.evict,
+            self.follow,
+            self.rest,
+        ]
+    }
 }
 
 impl Run {
@@ -159,8 +175,8 @@ impl Misses {
         let spent = more("/miss_latency_ns/total");
         let each = |ns: u64| ns as f64 / counted.max(1) as f64;
         let part = |key: &str| more(&format!("/miss_split_ns/{key}"));
-        let [trap, lookup, wire, install, evict] =
-            ["trap", "lookup", "wire", "install", "evict"].map(part);
+        let [trap, lookup, wire, install, evict, follow] =
+            ["trap", "lookup", "wire", "install", "evict", "follow"].map(part);
         Misses {
             misses,
             misses_per_second: per_second(misses),
@@ -172,7 +188,8 @@ impl Misses {
                 wire: each(wire),
                 install: each(install),
                 evict: each(evict),
-                rest: each(spent.saturating_sub(lookup + wire + install + evict)),
+                follow: each(follow),
+                rest: each(spent.saturating_sub(lookup + wire + install + evict + follow)),
             },
             fetched_ahead: more("/prefetch/lines"),
             evicted_clean: more("/evictions/clean"),

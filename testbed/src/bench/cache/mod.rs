@@ -8,7 +8,7 @@ mod rounds;
 mod show;
 mod wire;
 
-use crate::cli::{BenchCacheArgs, CacheArgs};
+use crate::cli::{BenchCacheArgs, CacheArgs, switch};
 use crate::compile::compile;
 use crate::ending::Ending;
 use crate::out::show;
@@ -178,6 +178,10 @@ fn on_testbed(args: &BenchCacheArgs, cache: u64, program: Vec<OsString>) -> Vec<
         ("--ways", given.ways.map(|n| n.to_string())),
         ("--policy", given.policy.map(|policy| names(&[policy]))),
         ("--prefetch", given.prefetch.map(|n| n.to_string())),
+        (
+            "--run-ahead",
+            given.run_ahead.map(|on| switch(on).to_owned()),
+        ),
         ("--emulate", args.emulate.as_ref().map(|e| e.text.clone())),
     ]);
     let mut command: Vec<OsString> = vec!["/proc/self/exe".into(), "run".into()];

@@ -97,13 +97,13 @@ fn accesses(rows: &[&Row]) -> String {
 fn misses(rows: &[&Row]) -> String {
     let columns = [
         "PATTERN", "MIX", "THREADS", "MISSES", "A SECOND", "MISS", "50%", "99%", "99.9%", "TRAP",
-        "LOOKUP", "WIRE", "INSTALL", "EVICT", "REST", "AHEAD", "EVICTED", "DIRTY",
+        "LOOKUP", "WIRE", "INSTALL", "EVICT", "FOLLOW", "REST", "AHEAD", "EVICTED", "DIRTY",
     ];
     let row = |row: &&Row| {
         let m = row.misses.as_ref()?;
         let (l, s) = (&m.miss_ns, &m.miss_split_ns);
         let latency = [l.p50, l.p99, l.p999].map(nanoseconds);
-        let split = [s.trap, s.lookup, s.wire, s.install, s.evict, s.rest].map(time);
+        let split = s.parts().map(time);
         let evicted = m.evicted_clean + m.evicted_dirty;
         let ends = [m.fetched_ahead, evicted, m.evicted_dirty].map(number);
         let counts = [m.misses, m.misses_per_second as u64].map(number);
@@ -128,7 +128,7 @@ pub(super) fn csv(runs: &[Run]) -> String {
     let mut out = "where,pattern,mix,threads,accesses,wall_ns,accesses_per_second,mean_ns,min_ns,\
                    p50_ns,p90_ns,p99_ns,p999_ns,max_ns,misses,misses_per_second,miss_mean_ns,\
                    miss_p50_ns,miss_p99_ns,miss_p999_ns,miss_max_ns,trap_ns,lookup_ns,wire_ns,\
-                   install_ns,evict_ns,rest_ns,fetched_ahead,evicted_clean,evicted_dirty,\
+                   install_ns,evict_ns,follow_ns,rest_ns,fetched_ahead,evicted_clean,evicted_dirty,\
                    bytes_fetched,bytes_written_back,round,rounds_median_ns,rounds_least_ns,\
                    rounds_most_ns,ratio_to_testbed\n"
         .to_owned();
@@ -150,7 +150,7 @@ pub(super) fn csv(runs: &[Run]) -> String {
             ];
             out += &times.map(|ns| format!("{ns:.1}")).join(",");
             out.push(',');
-            out += &row.misses.as_ref().map_or(",".repeat(17), counted);
+            out += &row.misses.as_ref().map_or(",".repeat(18), counted);
             out += &of_rounds(runs, run, index);
             out.push('\n');
         }
@@ -175,7 +175,7 @@ fn of_rounds(runs: &[Run], run: &Run, index: usize) -> String {
 
 fn counted(m: &Misses) -> String {
     let (l, s) = (&m.miss_ns, &m.miss_split_ns);
-    let split = [s.trap, s.lookup, s.wire, s.install, s.evict, s.rest];
+    let split = s.parts();
     format!(
         "{},{:.1},{:.1},{},{},{},{},{},{},{},{},{},{}",
         m.misses,
@@ -213,7 +213,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 1 + 6);
         let columns: Vec<usize> = lines.iter().map(|l| l.split(',').count()).collect();
-        assert!(columns.iter().all(|n| *n == 37), "{columns:?} {text}");
+        assert!(columns.iter().all(|n| *n == 38), "{columns:?} {text}");
         assert!(lines[1].starts_with("testbed,random,read,2,50,1000000,50000.0,900.0,"));
         assert!(
             lines[2].ends_with(",2,1000.0,900.0,1100.0,1.0000"),

@@ -70,21 +70,22 @@ pub(super) fn text(runs: &[Run], pings: &[Pings]) -> String {
         .collect();
     if !parts.is_empty() {
         out += &format!(
-            " WIRE over the former, of misses that fetch one page: {}.",
+            " WIRE over the former, for each page fetched:\n{}.",
             parts.join(", ")
         );
     }
     out + "\n"
 }
 
-/// The wire's part over a ping-pong, where a miss fetches about a page.
+/// The wire's part of a page over a ping-pong; nothing where none came.
 fn part(row: &Row, ping: f64) -> Option<String> {
     let (a, m) = (&row.access, row.misses.as_ref()?);
-    let pages = m.bytes_fetched as f64 / proto::PAGE_SIZE as f64;
-    let alone = (pages / m.misses.max(1) as f64 - 1.0).abs() < 0.1;
-    alone.then(|| {
-        let over = m.miss_split_ns.wire / ping;
-        format!("{} {} {over:.2}", a.pattern, a.mix)
+    let pages = m.bytes_fetched / proto::PAGE_SIZE;
+    (pages > 0).then(|| {
+        // Means are of all but those that only waited for another thread's.
+        let joined = m.causes.get("joined").copied().unwrap_or(0);
+        let wire = m.miss_split_ns.wire * (m.misses - joined) as f64;
+        format!("{} {} {:.2}", a.pattern, a.mix, wire / pages as f64 / ping)
     })
 }
 
@@ -95,7 +96,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn only_misses_of_one_page_are_compared() {
+    fn the_wire_is_compared_by_pages() {
         let ping = |round, blocking_ns, polling_ns| Pings {
             round,
             blocking_ns,
@@ -107,15 +108,17 @@ mod tests {
             said["phases"][0]["after"]["bytes"]["fetched"] = json!(fetched);
             [Run::of(Name::Testbed, 1, &said).unwrap()]
         };
-        // 22 misses between the readings, 600 ns of wire each.
-        let alone = text(&run(4096 * 23), &pings);
+        // 20 misses and a page between the readings, 600 ns of wire each.
+        let alone = text(&run(4096 * 21), &pings);
         assert!(
             alone.contains("take 500 ns where") && alone.contains("10.0 us"),
             "{alone}"
         );
         assert!(alone.contains("random read 1.20."), "{alone}");
-        let ahead = text(&run(4096 * 60), &pings);
-        assert!(!ahead.contains("WIRE"), "{ahead}");
+        let ahead = text(&run(4096 * 41), &pings);
+        assert!(ahead.contains("random read 0.60."), "{ahead}");
+        let none = text(&run(0), &pings);
+        assert!(!none.contains("WIRE"), "{none}");
         assert_eq!(text(&run(0), &[]), "");
     }
 }

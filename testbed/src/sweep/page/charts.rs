@@ -194,13 +194,13 @@ pub(super) fn split(sweep: &Sweep) -> String {
     const ROW: f64 = 22.0;
     const LEFT: f64 = 300.0;
     const WIDTH: f64 = 520.0;
-    let rows: Vec<(&Point, [f64; 6])> = sweep
+    let rows: Vec<(&Point, [f64; 7])> = sweep
         .points
         .iter()
         .zip(&sweep.summaries)
         .filter_map(|(point, summary)| Some((point, summary.counters.as_ref()?.split_per_fault_ns)))
         .collect();
-    let total = |split: &[f64; 6]| split.iter().sum::<f64>();
+    let total = |split: &[f64; 7]| split.iter().sum::<f64>();
     let scale = Scale::linear(
         rows.iter()
             .map(|(_, split)| total(split))
@@ -355,7 +355,7 @@ mod tests {
             svg.contains("shm, 25%: 2.50 (2.00 to 3.00)") && !svg.contains("LegoOS"),
             "{svg}"
         );
-        assert_eq!(split(&sweep).matches("<rect").count(), 2 * 6 + 6);
+        assert_eq!(split(&sweep).matches("<rect").count(), 2 * 7 + 7);
         assert_eq!(latency(&sweep).matches("Miss latency").count(), 2);
     }
 
