@@ -2,7 +2,7 @@
 //! how the lines that it finds are brought.
 
 use super::fault::{Access, may_count_as_stored, permits};
-use super::fill::{Piece, Plan};
+use super::fill::{Leases, Piece, Plan};
 use super::{Memory, Scratch};
 use crate::excache::{Begin, LineNo, Slot, Victim};
 use crate::runahead::{Outcome, Registers, RunAhead, Touch, World};
@@ -23,15 +23,17 @@ struct Ahead<'a> {
     counters: &'a Counters,
     /// Twice the number of a line, and one more where stores are let through.
     here: [u64; KNOWN],
-    /// Lines that were brought, or stores to them let through.
-    found: u32,
-    brought: u32,
     most: u32,
+    /// Lines that were brought.
+    brought: Vec<LineNo>,
+    /// Lines that were here, and to which stores are let through now.
+    lifted: u32,
     /// The line that would have been one too many.
     next: Option<u64>,
-    /// Lines that are to come over the wire, together.
+    /// Lines that are to come over the wire, together, and their pieces with the
+    /// number of the line.
     awaited: Vec<Awaited>,
-    pieces: Vec<(Piece, bool)>,
+    pieces: Vec<(Piece, usize)>,
     /// Ticks that went into bringing lines.
     bringing: u64,
 }
@@ -65,43 +67,45 @@ impl Memory {
         let Some(mut runner) = me.runner.take() else {
             return;
         };
-        let most = runner.sites.missed(registers.rip, self.line_of(at).0);
+        let line = self.line_of(at);
+        // A line on its own would cost a trap, and what this one took on the wire.
+        let trap = self.trap.load(Ordering::Relaxed);
+        let (begun, wire) = (clock::now(), split.wire);
+        let most = runner.sites.missed(registers.rip, line.0, trap + wire);
         if most > 0 {
-            let (begun, wire) = (clock::now(), split.wire);
-            // A line on its own would cost a trap, and what this one took on the
-            // wire.
-            let saves = self.trap.load(Ordering::Relaxed) + wire;
             let mut world = Ahead {
                 memory: self,
                 space,
                 me,
                 split,
                 counters,
-                here: [0; KNOWN],
-                found: 0,
-                brought: 0,
+                here: [u64::MAX; KNOWN],
                 most,
+                brought: Vec::new(),
+                lifted: 0,
                 next: None,
                 awaited: Vec::new(),
                 pieces: Vec::new(),
                 bringing: 0,
             };
-            runner.run(registers, saves, &mut world);
+            runner.run(registers, trap + wire, &mut world);
             let followed = clock::now().since(begun);
-            world.fetch_awaited();
-            let (found, brought, next) = (world.found, world.brought, world.next);
+            let over_wire = world.fetch_awaited();
+            let (brought, next) = (world.brought.len() as u64, world.next);
+            let traps = brought + u64::from(world.lifted);
             let follow = followed.saturating_sub(world.bringing);
-            let wire = split.wire - wire;
+            let batch = split.wire - wire;
             split.follow += follow;
+            let alone = if wire > 0 { wire } else { batch };
             let outcome = Outcome {
-                found,
+                took: follow + batch,
+                saved: traps * trap + over_wire * alone,
                 next,
-                took: follow + wire,
-                saves,
+                in_vain: !self.cache.holds(line),
             };
             runner.sites.ran(registers.rip, &outcome);
             me.run.clear();
-            me.brought.1 += brought;
+            me.brought.1 += brought as u32;
         }
         me.runner = Some(runner);
     }
@@ -113,42 +117,48 @@ impl Ahead<'_> {
         if self.here[known] | u64::from(!store) == 2 * line.0 + 1 {
             return Touch::Here;
         }
-        let state = self.memory.cache.look(line);
-        if state.is_none() && self.awaited.iter().any(|a| a.line == line) {
-            return Touch::Away;
-        }
-        let dirty = match state {
-            Some(dirty) if dirty || !store => dirty,
-            _ if self.found == self.most => {
-                self.next = Some(line.0);
-                return Touch::Stop;
-            }
-            Some(_) if !self.may_store(line, at) => false,
-            Some(_) => {
-                if !self.memory.let_writes_through(self.space, line) {
+        let dirty = match self.memory.cache.look(line) {
+            Some(dirty) => dirty || (store && self.lift(line, at)),
+            None => {
+                if let Some(n) = self.awaited.iter().position(|a| a.line == line) {
+                    self.awaited[n].write |= store && self.may_store(line, at);
+                    return Touch::Away;
+                }
+                if self.found() >= self.most {
+                    self.next = Some(line.0);
                     return Touch::Stop;
                 }
-                self.memory.note_store(at);
-                self.found += 1;
-                true
-            }
-            None => {
+                // Streams fetch better, and must see it missed.
+                if self.me.streams.expects(line) {
+                    return Touch::Stop;
+                }
                 let before = clock::now();
                 let brought = self.bring(line, at, store);
                 self.bringing += clock::now().since(before);
-                self.found += 1;
                 match brought {
                     Brought::Here { dirty } => dirty,
                     Brought::Awaited => return Touch::Away,
-                    Brought::No => {
-                        self.found -= 1;
-                        return Touch::Stop;
-                    }
+                    Brought::No => return Touch::Stop,
                 }
             }
         };
         self.here[known] = 2 * line.0 + u64::from(dirty);
         Touch::Here
+    }
+
+    /// Lets stores through to a line that is here and clean, where one that may
+    /// never come does no harm.
+    fn lift(&mut self, line: LineNo, at: UserAddr) -> bool {
+        if self.found() >= self.most || !self.may_store(line, at) {
+            return false;
+        }
+        let lifted = self.memory.let_writes_through(self.space, line);
+        if lifted {
+            self.memory.note_store(at);
+            self.me.streams.stored(line);
+            self.lifted += u32::from(!self.brought.contains(&line));
+        }
+        lifted
     }
 
     /// Whether a store that may never come does no harm.
@@ -174,7 +184,7 @@ impl Ahead<'_> {
         self.me.run.clear();
         self.me.run.push((line, slot));
         let range = match (
-            memory.plan(space, at, access, self.me),
+            memory.plan(space, at, access, Leases::Held, self.me),
             memory.range_of(line, 1),
         ) {
             (Plan::Ready, Some(range)) => range,
@@ -185,15 +195,16 @@ impl Ahead<'_> {
         };
         let write = store || memory.will_be_stored(vma, range, at, self.me);
         if memory.crosses_the_wire(self.me) {
+            let number = self.awaited.len();
             self.awaited.push(Awaited { line, slot, write });
             let pieces = self.me.pieces.drain(..);
-            self.pieces.extend(pieces.map(|piece| (piece, write)));
+            self.pieces.extend(pieces.map(|piece| (piece, number)));
             return Brought::Awaited;
         }
         match memory.fill((access, write), self.me, self.split, self.counters) {
             Some(dirty) => {
                 self.counters.followed(1);
-                self.brought += 1;
+                self.brought.push(line);
                 memory.finish(dirty, Some(line), self.me);
                 Brought::Here { dirty }
             }
@@ -224,45 +235,48 @@ impl Ahead<'_> {
         None
     }
 
-    /// Fetches the awaited lines in one operation for each memory component.
-    fn fetch_awaited(&mut self) {
+    /// Fetches the awaited lines in one operation for each memory component. How
+    /// many have come.
+    fn fetch_awaited(&mut self) -> u64 {
         if self.awaited.is_empty() {
-            return;
+            return 0;
         }
-        let before = clock::now();
+        let (memory, awaited) = (self.memory, std::mem::take(&mut self.awaited));
+        let pieces = self.pieces.iter().map(|(piece, _)| *piece);
         self.me.pieces.clear();
-        self.me
-            .pieces
-            .extend(self.pieces.iter().map(|(piece, _)| *piece));
-        let fetched = self.memory.gather(self.me, self.counters);
+        self.me.pieces.extend(pieces);
+        let before = clock::now();
+        let fetched = memory.gather(self.me, self.counters);
         let arrived = clock::now();
         self.split.wire += arrived.since(before);
         let Some(fetched) = fetched else {
-            // A lease was revoked: who misses them will see to it.
-            for line in self.awaited.drain(..) {
-                self.memory.cache.abandon(line.slot);
+            // A lease was revoked.
+            for line in awaited {
+                if let Some(range) = memory.range_of(line.line, 1) {
+                    memory.drop_leases(self.space, range);
+                }
+                memory.cache.abandon(line.slot);
             }
-            return;
+            return 0;
         };
         self.counters.fetched(fetched);
         let mut rest = &self.me.buffer[..];
-        for (piece, write) in &self.pieces {
+        for (piece, number) in &self.pieces {
             let (bytes, behind) = rest.split_at(piece.len as usize);
-            self.memory.install(piece.start, bytes, !write);
+            memory.install(piece.start, bytes, !awaited[*number].write);
             rest = behind;
-        }
-        for (piece, _) in &self.pieces {
-            let lines = piece.start..piece.start + piece.len;
-            for page in lines.step_by(PAGE_SIZE as usize) {
-                self.memory.pages.touch(UserAddr(page), false);
+            let pages = piece.start..piece.start + piece.len;
+            for page in pages.step_by(PAGE_SIZE as usize) {
+                memory.pages.touch(UserAddr(page), false);
             }
         }
-        for line in self.awaited.drain(..) {
-            self.counters.followed(1);
-            self.brought += 1;
-            self.memory.cache.finish_fetch(line.slot, line.write);
+        self.counters.followed(awaited.len() as u64);
+        for line in &awaited {
+            self.brought.push(line.line);
+            memory.cache.finish_fetch(line.slot, line.write);
         }
         self.split.install += clock::now().since(arrived);
+        awaited.len() as u64
     }
 }
 
@@ -301,7 +315,7 @@ impl World for Ahead<'_> {
 
     fn load(&mut self, at: u64, size: u64) -> Option<u64> {
         if at % PAGE_SIZE <= PAGE_SIZE - 8 {
-            // SAFETY: it was touched, so it is in the program's window.
+            // SAFETY: whoever calls has touched it: it is in the program's window.
             return unsafe { trap::load64(at) };
         }
         let mut bytes = [0; 8];
@@ -311,7 +325,7 @@ impl World for Ahead<'_> {
     }
 
     fn found(&self) -> u32 {
-        self.found
+        (self.brought.len() + self.awaited.len()) as u32 + self.lifted
     }
 
     fn is_code(&self, rip: u64) -> bool {

@@ -1,7 +1,7 @@
 //! The path of a miss, from the fault to the installed line; what happens in
 //! its middle is in `fill`.
 
-use super::fill::{Piece, Plan, Source};
+use super::fill::{Leases, Piece, Plan, Source};
 use super::{BUSY_LIMIT, Memory, Scratch, stuck};
 use crate::excache::{Begin, LineNo, Slot};
 use crate::fatal;
@@ -252,7 +252,7 @@ impl Memory {
             let Some(range) = self.span_of_run(me) else {
                 fatal::end(&format!("a line of {at} lies outside the program's window"));
             };
-            match self.plan(space, at, access, me) {
+            match self.plan(space, at, access, Leases::Ask, me) {
                 Plan::NoBacking if me.run.len() > 1 => self.shorten(line, me),
                 Plan::NoBacking => {
                     self.cache.abandon(slot);
@@ -394,7 +394,7 @@ impl Memory {
             return;
         }
         // Zeros need no lease: this can't fail.
-        let _ = self.plan(&space, range.start(), Access::Write, me);
+        let _ = self.plan(&space, range.start(), Access::Write, Leases::Ask, me);
         self.install_zeros(Access::Write, me);
         counters.grown(me.run.len() as u64);
         self.finish(true, None, me);

@@ -32,6 +32,15 @@ pub(super) struct Piece {
     vma_end: u64,
 }
 
+/// Which leases a plan goes by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leases {
+    /// Asks for those that are not held, or may be out of date.
+    Ask,
+    /// Those that are held; no message is sent.
+    Held,
+}
+
 /// What came of a look at a range.
 pub(super) enum Plan {
     Ready,
@@ -48,6 +57,7 @@ impl Memory {
         space: &AddressSpace,
         at: UserAddr,
         access: Access,
+        leases: Leases,
         me: &mut Scratch,
     ) -> Plan {
         me.pieces.clear();
@@ -64,7 +74,7 @@ impl Memory {
             for (vma, part) in mappings.parts(range) {
                 for page in part.page_numbers() {
                     let page = UserAddr(page * PAGE_SIZE);
-                    match self.source(vma, page, access, page == wanted) {
+                    match self.source(vma, page, access, (page == wanted, leases)) {
                         Some(source) => push_page(pieces, vma, page, source),
                         None if page == wanted || !alone => return Plan::NoBacking,
                         // A hole behind the page that was asked for does no harm.
@@ -77,11 +87,22 @@ impl Memory {
     }
 
     /// Where `page` comes from; `wanted`: it is the one that was touched.
-    fn source(&self, vma: &Vma, page: UserAddr, access: Access, wanted: bool) -> Option<Source> {
+    fn source(
+        &self,
+        vma: &Vma,
+        page: UserAddr,
+        access: Access,
+        (wanted, leases): (bool, Leases),
+    ) -> Option<Source> {
+        let ask = leases == Leases::Ask;
         if self.pages.is_remote(page) {
             let number = page.extent();
             let extent = self.pages.extent_or_new(number)?;
-            let held = self.remote.lease(extent, number).ok()?;
+            let held = if ask {
+                self.remote.lease(extent, number).ok()?
+            } else {
+                extent.lease()?
+            };
             return Some(Source::Remote {
                 node: held.node,
                 at: within(&held, page),
@@ -93,10 +114,15 @@ impl Memory {
                 let at = offset + (page.0 - vma.range.start().0);
                 let writable = vma.flags.has(MapFlags::SHARED) && access == Access::Write;
                 let (index, inside) = (at / EXTENT_SIZE, at % EXTENT_SIZE);
-                let mut held = self.remote.file_lease(file, index, writable).ok()?;
+                let mut held = if ask {
+                    self.remote.file_lease(file, index, writable).ok()?
+                } else {
+                    let held = self.remote.held_file(file, index)?;
+                    Some(held).filter(|held| held.lease.lease.writable || !writable)?
+                };
                 // The file may have grown since. Lines fetched ahead do not
                 // ask: streams run into the ends of files all the time.
-                if wanted && inside >= held.lease.valid {
+                if ask && wanted && inside >= held.lease.valid {
                     held = self.remote.renew_file_lease(file, index, writable).ok()?;
                 }
                 (inside < held.lease.valid).then_some(Source::Remote {

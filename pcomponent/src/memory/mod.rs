@@ -15,7 +15,8 @@
 //! 4. Lease tables (leaves).
 //!
 //! Program memory is touched under none of them (`user`): a fault there takes
-//! `space` itself. (The kernel installs pages under `space`, which can't fault.)
+//! `space` itself. (Evictions and runs ahead do touch it: what is not here, or may
+//! not be read, ends them early.) (The kernel installs pages under `space`, which can't fault.)
 
 mod ahead;
 mod evict;

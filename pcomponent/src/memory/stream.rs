@@ -220,6 +220,11 @@ impl Streams {
         }
     }
 
+    /// Whether `line` may be the next of a stream.
+    pub(super) fn expects(&self, line: LineNo) -> bool {
+        self.streams.iter().any(|s| s.reaches(line.0))
+    }
+
     /// After a miss that had advice: so many lines come with it; they, and what
     /// was here already, reach from `line` to `last`.
     pub(super) fn comes(&mut self, line: LineNo, last: LineNo, ahead: u32) {

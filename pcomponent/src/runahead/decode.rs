@@ -12,7 +12,7 @@ use iced_x86::{
 pub(super) const LONGEST: usize = 15;
 const BLOCKS: usize = 2048;
 /// Instructions of all blocks, and of one.
-const OPS: usize = 8192;
+const OPS: usize = 4096;
 const LONGEST_BLOCK: usize = 64;
 /// Registers that a function may leave changed (System V ABI, x86-64).
 pub(super) const CALLER_SAVED: u16 = 0b0000_1111_1100_0111;
@@ -96,6 +96,30 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Whether the first operand is loaded and stored.
+    fn modifies(self) -> bool {
+        use Kind::*;
+        matches!(
+            self,
+            Add | Adc
+                | Sub
+                | Sbb
+                | And
+                | Or
+                | Xor
+                | Inc
+                | Dec
+                | Neg
+                | Not
+                | Shl
+                | Shr
+                | Sar
+                | Rol
+                | Ror
+                | Exchange
+        )
+    }
+
     /// Whether another may follow than the one behind it.
     fn branches(self) -> bool {
         matches!(self, Kind::Jump | Kind::JumpIf | Kind::Call | Kind::Return)
@@ -137,9 +161,10 @@ pub(super) struct Op {
     pub(super) args: [Arg; 3],
     /// As iced numbers conditions.
     pub(super) condition: u8,
-    /// Whether an `Other` changes flags, loads, stores.
+    /// Whether an `Other` changes flags, loads.
     pub(super) flags: bool,
     pub(super) loads: bool,
+    /// Whether an `Other` stores, or another to what it loads.
     pub(super) stores: bool,
     /// Whether a branch was taken the last time that its condition was known.
     pub(super) taken: Cell<Option<bool>>,
@@ -395,6 +420,7 @@ fn exact(at: u64, i: &Instruction) -> Option<Op> {
             _ => Kind::Copy,
         };
     }
+    op.stores = op.args[0] == MEMORY && kind.modifies();
     let sized = |size| matches!(size, 1 | 2 | 4 | 8);
     let bare = matches!(kind, Kind::Clock | Kind::Leave | Kind::Return);
     (bare || sized(op.size) && sized(op.from)).then_some(op)
@@ -592,6 +618,14 @@ fn other(at: u64, i: &Instruction, factory: &mut InstructionInfoFactory) -> Opti
     // One that moves the stack is not understood.
     if op.lost & (1 << RSP) != 0 {
         return None;
+    }
+    // A bit's number in a register counts from there on.
+    let bits = matches!(
+        i.mnemonic(),
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    );
+    if bits && i.op1_kind() == OpKind::Register {
+        (op.loads, op.stores) = (false, false);
     }
     op.flags = i.rflags_modified() != 0;
     Some(op)

@@ -13,6 +13,8 @@ const GUESSES: u32 = 32;
 /// and what comes next depends on bytes that are not here.
 const BLIND: u32 = 4;
 
+/// To decode an instruction takes as long as so many that are decoded.
+const DECODING: u64 = 8;
 /// From one reading of the time-stamp counter to the next.
 const CLOCK_STEP: u64 = 100;
 
@@ -218,7 +220,10 @@ pub(super) fn run(
     let (mut steps, mut end, mut found) = (0, patience, 0);
     while steps < end {
         let rip = run.state.rip;
-        let block = decoded.block(rip, |at, bytes| run.world.code(at, bytes));
+        let block = decoded.block(rip, |at, bytes| {
+            steps += DECODING;
+            run.world.code(at, bytes)
+        });
         let Some(last) = block.last() else {
             if run.world.is_code(rip) || !run.leave_function() {
                 break;
@@ -311,16 +316,21 @@ impl<'a, W: World> Run<'a, W> {
         }
     }
 
-    /// Loads the low `size` bytes, zero-extended.
+    /// Loads the low `size` bytes, zero-extended; `store`: and stores to them
+    /// after.
     #[inline]
-    fn load(&mut self, (at, known): Value, size: u8) -> Value {
+    fn load(&mut self, (at, known): Value, size: u8, store: bool) -> Value {
         if !known {
             self.miss_sight();
             return UNKNOWN;
         }
         let len = u64::from(size);
-        let here = self.touch(at, len, false);
+        let here = self.touch(at, len, store);
         let memory = if here { self.world.load(at, len) } else { None };
+        if here && memory.is_none() {
+            // It went meanwhile, or may not be read.
+            self.end = Some(End::Lost);
+        }
         let value = if self.stores.lacks(at, len) {
             memory.map(|value| value & mask(size))
         } else {
@@ -344,7 +354,7 @@ impl<'a, W: World> Run<'a, W> {
     #[inline]
     fn get(&mut self, op: &Op, n: usize, size: u8) -> Value {
         match op.args[n] {
-            MEMORY => self.load(self.state.address(&op.address), size),
+            MEMORY => self.load(self.state.address(&op.address), size, n == 0 && op.stores),
             register => {
                 let (value, known) = self.state.register(register);
                 (value & mask(size), known)
@@ -369,7 +379,7 @@ impl<'a, W: World> Run<'a, W> {
 
     fn pop(&mut self) -> Value {
         let (sp, known) = self.state.register(RSP);
-        let value = self.load((sp, known), 8);
+        let value = self.load((sp, known), 8, false);
         self.state.set(RSP, 8, (sp.wrapping_add(8), known));
         value
     }
@@ -402,7 +412,7 @@ impl<'a, W: World> Run<'a, W> {
                 self.put(op, 0, size, value);
             }
             Kind::Load => {
-                let value = self.load(self.state.address(&op.address), op.from);
+                let value = self.load(self.state.address(&op.address), op.from, false);
                 self.state.set(op.args[0], size, value);
             }
             Kind::SignExtend => {
@@ -572,16 +582,15 @@ impl<'a, W: World> Run<'a, W> {
     fn other(&mut self, op: &Op) {
         let (at, known) = self.state.address(&op.address);
         let len = u64::from(op.from);
-        if known && op.loads {
-            self.touch(at, len, false);
-        }
-        if known && op.stores {
+        if !known && (op.loads || op.stores) {
+            self.miss_sight();
+        } else if op.stores {
             self.touch(at, len, true);
-            for n in (0..len).step_by(8) {
-                if !self.stores.put(at.wrapping_add(n), (len - n).min(8), None) {
-                    self.end = Some(End::Spent);
-                }
-            }
+            // Where there is no room: what was there before will do.
+            let mut parts = (0..len).step_by(8);
+            parts.all(|n| (self.stores).put(at.wrapping_add(n), (len - n).min(8), None));
+        } else if op.loads {
+            self.touch(at, len, false);
         }
         self.state.lose(op.lost);
         if op.flags {

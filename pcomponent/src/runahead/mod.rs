@@ -9,7 +9,7 @@
 //! program's memory; its stores go to a table beside. Integer instructions are
 //! carried out; of all others it knows what they touch, and that the registers
 //! they write hold nothing that is known from then on. A branch on what is not
-//! known is guessed: on, unless it leads back.
+//! known goes as it went when it was; the first time on, unless it leads back.
 //!
 //! All that comes out is which lines to bring. A wrong guess, code that has
 //! changed, a store of another thread: they make a line come in vain, and nothing
@@ -59,9 +59,10 @@ pub(crate) trait World {
     fn code(&mut self, at: u64, bytes: &mut [u8; LONGEST]) -> usize;
     /// The program loads from, or stores to, `size` bytes at `at`.
     fn touch(&mut self, at: u64, size: u64, store: bool) -> Touch;
-    /// The `size` bytes (1 to 8) at `at`, which are here.
+    /// At least the `size` bytes (1 to 8) at `at`, which was touched and is here.
+    /// `None`: it went meanwhile, or may not be read.
     fn load(&mut self, at: u64, size: u64) -> Option<u64>;
-    /// Whether `rip` is the program's own code.
+    /// Whether the program's own code may be at `rip`.
     fn is_code(&self, rip: u64) -> bool;
     /// How many lines were found so far.
     fn found(&self) -> u32;
