@@ -130,7 +130,7 @@ impl Ahead<'_> {
                 }
                 // Streams fetch better, and must see it missed.
                 if self.me.streams.expects(line) {
-                    return Touch::Stop;
+                    return Touch::Away;
                 }
                 let before = clock::now();
                 let brought = self.bring(line, at, store);

@@ -75,9 +75,9 @@ pub(crate) struct RunAhead {
     pub(crate) sites: Sites,
 }
 
-/// Ticks that an instruction takes that is decoded already, or rather less: the
-/// first runs from a place go slowly, and are to get somewhere.
-const TICKS: u64 = 24;
+/// Ticks that an instruction takes that is decoded already, or rather half of that:
+/// a line that is found late pays for itself no more, but those behind it may.
+const TICKS: u64 = 12;
 /// Instructions without finding anything: however little, or much, a line saves.
 const LEAST: u64 = 64;
 const MOST: u64 = 4096;

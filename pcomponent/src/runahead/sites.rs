@@ -135,10 +135,18 @@ impl Sites {
         let (took, saved) = (ticks(outcome.took), ticks(outcome.saved));
         let saved = if outcome.in_vain { 0 } else { saved };
         self.expected = outcome.next.map(|line| Expected { line, rip, saved });
-        self.credit += saved - took;
+        // Who is interrupted meanwhile takes long once: that alone is no judgement.
+        let net = if saved > 0 {
+            (saved - took).max(-saved)
+        } else {
+            -took
+        };
+        self.credit += net;
         let site = self.site(rip);
-        site.balance = site.balance / 2 + (saved - took) / 2;
+        let before = site.balance;
+        site.balance = before / 2 + net / 2;
         site.trial = site.trial.saturating_sub(1);
+        let before = if outcome.in_vain { -1 } else { before };
         if outcome.in_vain {
             (site.trial, site.balance) = (0, -1);
         }
@@ -147,6 +155,8 @@ impl Sites {
         }
         if site.balance >= 0 {
             site.pause = 0;
+        }
+        if site.balance >= 0 || before >= 0 {
             return;
         }
         site.pause = (2 * site.pause).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
@@ -254,6 +264,18 @@ mod tests {
         };
         sites.ran(1, &in_vain);
         assert_eq!(sites.missed(1, 0, SAVES), 0);
+        assert_eq!(sites.missed(1, 0, SAVES), 0);
+    }
+
+    #[test]
+    fn one_run_that_took_long_is_forgiven() {
+        let mut sites = Sites::new(16);
+        let pays = outcome(4, None, 1000);
+        assert_eq!(runs(&mut sites, 100, &pays), 100);
+        sites.ran(1, &outcome(4, None, 10_000_000));
+        assert_eq!(runs(&mut sites, 100, &pays), 100);
+        sites.ran(1, &outcome(4, None, 10_000_000));
+        sites.ran(1, &outcome(4, None, 10_000_000));
         assert_eq!(sites.missed(1, 0, SAVES), 0);
     }
 

@@ -7,8 +7,8 @@ use crate::table::{bytes, nanoseconds, number, text as table};
 
 const NOTE: &str = "\
 Times are of one access in the program, the clock's own subtracted; MISS columns are what the\n\
-testbed counted meanwhile: time in the handler, and its mean parts. Rates are of all threads\n\
-together.\n";
+testbed counted meanwhile: time in the handler, and its mean parts, for all lines that a miss\n\
+brings (AHEAD are those beside the one that was missed). Rates are of all threads together.\n";
 
 /// For people. `swap` is what the baseline swapped to.
 pub(super) fn text(runs: &[Run], swap: Option<&str>) -> String {
