@@ -561,3 +561,33 @@ fn functions_that_are_not_the_programs_are_passed_over() {
     RunAhead::new(16).run(&registers, 10_000, &mut world);
     assert_eq!(found(&world), [1]);
 }
+
+/// Whatever is there, it comes to an end.
+#[test]
+fn any_bytes_can_be_followed() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut steps = 0;
+    for _ in 0..20_000 {
+        let mut code = Vec::new();
+        while code.len() < 200 {
+            let bytes = instruction(&mut random);
+            let len = random.usize(1..=bytes.len());
+            code.extend(&bytes[..len]);
+        }
+        let mut world = world(&code, &[1, 2, 3, 5, 8]);
+        world.arrive = random.bool();
+        world.most = random.u32(..4);
+        let mut registers = registers(CODE + random.u64(..100));
+        for register in &mut registers.general {
+            *register = match random.u8(..3) {
+                0 => DATA + random.u64(..0x10_000),
+                1 => CODE + random.u64(..200),
+                _ => number(&mut random),
+            };
+        }
+        (registers.flags, registers.fs) = (flags(&mut random), number(&mut random));
+        let saves = random.u64(..200_000);
+        steps += RunAhead::new(16).run(&registers, saves, &mut world);
+    }
+    assert!(steps > 20_000, "{steps}");
+}
