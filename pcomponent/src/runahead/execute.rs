@@ -1,9 +1,10 @@
 //! The interpreter. See the Intel SDM, volume 2, for what instructions do.
 
+use super::blocks::Decoded;
 use super::decode::{
-    ABSENT, Address, CALLER_SAVED, Decoded, FS, IMMEDIATE, Kind, MEMORY, Op, RAX, RBP, RDX, RSP,
-    ZERO,
+    Address, CALLER_SAVED, FS, IMMEDIATE, Kind, MEMORY, Op, RAX, RBP, RDX, RSP, ZERO,
 };
+use super::flags::{Flags, extended, mask, sign};
 use super::stores::Stores;
 use super::{Registers, Touch, World};
 
@@ -18,99 +19,9 @@ const DECODING: u64 = 8;
 /// From one reading of the time-stamp counter to the next.
 const CLOCK_STEP: u64 = 100;
 
-const CF: u64 = 1;
-const PF: u64 = 1 << 2;
-const ZF: u64 = 1 << 6;
-const SF: u64 = 1 << 7;
-const OF: u64 = 1 << 11;
-
 /// A value, and whether it is known.
 pub(super) type Value = (u64, bool);
-const UNKNOWN: Value = (0, false);
-
-/// The arithmetic flags, as what they come of. (In words of their own: what is
-/// written as bytes and read as one word costs more than the arithmetic.)
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Flags {
-    /// The result, sign-extended.
-    value: i64,
-    carry: u64,
-    overflow: u64,
-}
-
-impl Flags {
-    pub(super) fn of(rflags: u64) -> Flags {
-        let odd = i64::from(rflags & PF == 0);
-        Flags {
-            value: match (rflags & ZF != 0, rflags & SF != 0) {
-                (true, _) => 0,
-                (_, true) => i64::MIN | odd,
-                // Of even parity, or of odd.
-                _ => 3 - odd,
-            },
-            carry: rflags & CF,
-            overflow: u64::from(rflags & OF != 0),
-        }
-    }
-
-    /// As RFLAGS has them.
-    #[cfg(test)]
-    pub(super) fn rflags(self) -> u64 {
-        let bit = |set: bool, bit: u64| if set { bit } else { 0 };
-        bit(self.value == 0, ZF)
-            | bit(self.value < 0, SF)
-            | bit(self.carry != 0, CF)
-            | bit(self.overflow != 0, OF)
-            | bit(self.parity(), PF)
-    }
-
-    #[inline]
-    fn result(value: u64, size: u8, carry: bool, overflow: bool) -> Flags {
-        Flags {
-            value: extended(value, size),
-            carry: carry.into(),
-            overflow: overflow.into(),
-        }
-    }
-
-    fn parity(self) -> bool {
-        (self.value as u8).count_ones().is_multiple_of(2)
-    }
-
-    /// Conditions as iced numbers them: each odd one's opposite follows it.
-    #[inline]
-    fn meets(self, condition: u8) -> bool {
-        let less = || (self.value < 0) != (self.overflow != 0);
-        let is = match (condition.wrapping_sub(1)) / 2 {
-            0 => self.overflow != 0,
-            1 => self.carry != 0,
-            2 => self.value == 0,
-            3 => self.carry != 0 || self.value == 0,
-            4 => self.value < 0,
-            5 => self.parity(),
-            6 => less(),
-            _ => less() || self.value == 0,
-        };
-        is != condition.is_multiple_of(2)
-    }
-}
-
-/// The bits of an operand of `size` bytes (1 to 8).
-#[inline]
-pub(super) fn mask(size: u8) -> u64 {
-    u64::MAX >> ((64 - 8 * u32::from(size)) & 63)
-}
-
-#[inline]
-fn sign(value: u64, size: u8) -> bool {
-    value >> ((8 * u32::from(size) - 1) & 63) & 1 != 0
-}
-
-#[inline]
-fn extended(value: u64, from: u8) -> i64 {
-    let shift = (64 - 8 * u32::from(from)) & 63;
-    (value << shift).cast_signed() >> shift
-}
+pub(super) const UNKNOWN: Value = (0, false);
 
 /// The bit of [`State::known`] for the flags.
 const FLAGS: u32 = 31;
@@ -146,7 +57,7 @@ impl State {
 
     /// Sets the low bytes of a register as instructions do.
     #[inline]
-    fn set(&mut self, n: u8, size: u8, (value, known): Value) {
+    pub(super) fn set(&mut self, n: u8, size: u8, (value, known): Value) {
         let slot = &mut self.general[usize::from(n & 31)];
         *slot = if size >= 4 {
             value & mask(size)
@@ -172,7 +83,7 @@ impl State {
     }
 
     #[inline]
-    fn set_flags(&mut self, flags: Flags, known: bool) {
+    pub(super) fn set_flags(&mut self, flags: Flags, known: bool) {
         self.flags = flags;
         self.know_flags(known);
     }
@@ -198,7 +109,7 @@ impl State {
 
 /// Why a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
+pub(super) enum End {
     /// The world has what it wanted.
     Stopped,
     /// There is no room for more stores, or too much was guessed.
@@ -256,7 +167,7 @@ pub(super) struct Run<'a, W> {
     blind: u32,
     /// What the program would read from the time-stamp counter.
     clock: u64,
-    end: Option<End>,
+    pub(super) end: Option<End>,
 }
 
 impl<'a, W: World> Run<'a, W> {
@@ -352,7 +263,7 @@ impl<'a, W: World> Run<'a, W> {
     }
 
     #[inline]
-    fn get(&mut self, op: &Op, n: usize, size: u8) -> Value {
+    pub(super) fn get(&mut self, op: &Op, n: usize, size: u8) -> Value {
         match op.args[n] {
             MEMORY => self.load(self.state.address(&op.address), size, n == 0 && op.stores),
             register => {
@@ -363,7 +274,7 @@ impl<'a, W: World> Run<'a, W> {
     }
 
     #[inline]
-    fn put(&mut self, op: &Op, n: usize, size: u8, value: Value) {
+    pub(super) fn put(&mut self, op: &Op, n: usize, size: u8, value: Value) {
         match op.args[n] {
             MEMORY => self.store(self.state.address(&op.address), size, value),
             register => self.state.set(register, size, value),
@@ -595,230 +506,6 @@ impl<'a, W: World> Run<'a, W> {
         self.state.lose(op.lost);
         if op.flags {
             self.state.know_flags(false);
-        }
-    }
-
-    #[inline]
-    fn operands(&mut self, op: &Op) -> (u64, u64, bool) {
-        let (a, known) = self.get(op, 0, op.size);
-        let (b, also) = self.get(op, 1, op.size);
-        (a, b, known && also)
-    }
-
-    /// `over`: it did not fit 64 bits.
-    #[inline]
-    fn sum(&mut self, op: &Op, (a, b): (u64, u64), sum: u64, over: bool, known: bool) {
-        let size = op.size;
-        let carry = over || sum & !mask(size) != 0;
-        let overflow = sign((a ^ sum) & (b ^ sum), size);
-        self.state
-            .set_flags(Flags::result(sum, size, carry, overflow), known);
-        self.put(op, 0, size, (sum, known));
-    }
-
-    #[inline]
-    fn difference(&mut self, op: &Op, (a, b): (u64, u64), borrow: u64, known: bool) -> u64 {
-        let size = op.size;
-        let (rest, under) = a.overflowing_sub(b);
-        let (rest, more) = rest.overflowing_sub(borrow);
-        let overflow = sign((a ^ b) & (a ^ rest), size);
-        let flags = Flags::result(rest, size, under || more, overflow);
-        self.state.set_flags(flags, known);
-        rest
-    }
-
-    #[inline]
-    fn logic(&mut self, op: &Op, value: u64, known: bool) {
-        let flags = Flags::result(value, op.size, false, false);
-        self.state.set_flags(flags, known);
-        self.put(op, 0, op.size, (value, known));
-    }
-
-    fn unary(&mut self, op: &Op) {
-        let size = op.size;
-        let (a, known) = self.get(op, 0, size);
-        let kept = known && self.state.flags_known();
-        let carry = self.state.flags.carry != 0;
-        let top = mask(size) ^ (mask(size) >> 1);
-        let value = match op.kind {
-            Kind::Inc => a.wrapping_add(1),
-            Kind::Dec => a.wrapping_sub(1),
-            Kind::Neg => a.wrapping_neg(),
-            _ => !a,
-        } & mask(size);
-        match op.kind {
-            Kind::Inc => {
-                let flags = Flags::result(value, size, carry, value == top);
-                self.state.set_flags(flags, kept);
-            }
-            Kind::Dec => {
-                let flags = Flags::result(value, size, carry, a == top);
-                self.state.set_flags(flags, kept);
-            }
-            Kind::Neg => {
-                let flags = Flags::result(value, size, a != 0, a == top);
-                self.state.set_flags(flags, known);
-            }
-            _ => {}
-        }
-        self.put(op, 0, size, (value, known));
-    }
-
-    #[inline]
-    fn shift(&mut self, op: &Op) {
-        let size = op.size;
-        let bits = 8 * u32::from(size);
-        let (a, known) = self.get(op, 0, size);
-        // By one, where no count is given.
-        let (count, also) = match op.args[1] {
-            ABSENT => (1, true),
-            _ => self.get(op, 1, 1),
-        };
-        let known = known && also;
-        let count = count as u32 & if size == 8 { 63 } else { 31 };
-        if count == 0 {
-            let kept = known && self.state.flags_known();
-            self.state.know_flags(kept);
-            return self.put(op, 0, size, (a, known));
-        }
-        let turn = count % bits;
-        let rotated = |left: u32| match left {
-            0 => a,
-            _ => (a << left | a >> (bits - left)) & mask(size),
-        };
-        let (value, carry, overflow) = match op.kind {
-            Kind::Shl => {
-                let carry = count <= bits && a >> (bits - count) & 1 != 0;
-                let value = (a << count) & mask(size);
-                (value, carry, sign(value, size) != carry)
-            }
-            Kind::Shr => (a >> count, a >> (count - 1) & 1 != 0, sign(a, size)),
-            Kind::Sar => {
-                let wide = extended(a, size);
-                let value = (wide >> count).cast_unsigned() & mask(size);
-                (value, wide >> (count - 1) & 1 != 0, false)
-            }
-            Kind::Rol => {
-                let value = rotated(turn);
-                let carry = value & 1 != 0;
-                (value, carry, sign(value, size) != carry)
-            }
-            _ => {
-                let value = rotated((bits - turn) % bits);
-                let carry = sign(value, size);
-                (value, carry, carry != (value >> (bits - 2) & 1 != 0))
-            }
-        };
-        let mut flags = Flags::result(value, size, carry, overflow);
-        let mut flags_known = known;
-        if matches!(op.kind, Kind::Rol | Kind::Ror) {
-            // They leave the others as they are.
-            flags.value = self.state.flags.value;
-            flags_known &= self.state.flags_known();
-        }
-        self.state.set_flags(flags, flags_known);
-        self.put(op, 0, size, (value, known));
-    }
-
-    fn multiply_wide(&mut self, op: &Op, signed: bool) {
-        let size = op.size;
-        let (a, known) = self.get(op, 0, size);
-        let (b, also) = self.state.register(RAX);
-        let (b, known) = (b & mask(size), known && also);
-        let product = if signed {
-            (i128::from(extended(a, size)) * i128::from(extended(b, size))).cast_unsigned()
-        } else {
-            u128::from(a) * u128::from(b)
-        };
-        let low = product as u64 & mask(size);
-        let high = (product >> (8 * u32::from(size))) as u64 & mask(size);
-        let fill = if signed && sign(low, size) {
-            mask(size)
-        } else {
-            0
-        };
-        let over = high != fill;
-        self.state
-            .set_flags(Flags::result(low, size, over, over), known);
-        self.set_pair(size, (low, known), (high, known));
-    }
-
-    /// rdx:rax, or ax of bytes.
-    fn set_pair(&mut self, size: u8, low: Value, high: Value) {
-        if size == 1 {
-            let both = (low.0 | high.0 << 8, low.1 && high.1);
-            self.state.set(RAX, 2, both);
-        } else {
-            self.state.set(RAX, size, low);
-            self.state.set(RDX, size, high);
-        }
-    }
-
-    fn divide(&mut self, op: &Op, signed: bool) {
-        let size = op.size;
-        let bits = 8 * u32::from(size);
-        let (b, known) = self.get(op, 0, size);
-        let (rax, low_known) = self.state.register(RAX);
-        let (rdx, high_known) = self.state.register(RDX);
-        self.state.know_flags(false);
-        let (a, known) = if size == 1 {
-            (u128::from(rax & 0xffff), known && low_known)
-        } else {
-            let both = u128::from(rax & mask(size)) | u128::from(rdx & mask(size)) << bits;
-            (both, known && low_known && high_known)
-        };
-        if !known {
-            return self.set_pair(size, UNKNOWN, UNKNOWN);
-        }
-        let halves = if signed {
-            let shift = 128 - 2 * bits;
-            let (a, b) = (
-                (a << shift).cast_signed() >> shift,
-                i128::from(extended(b, size)),
-            );
-            let halves = a.checked_div(b).zip(a.checked_rem(b));
-            let halves = halves.filter(|(q, _)| *q == i128::from(extended(*q as u64, size)));
-            halves.map(|(q, r)| (q as u64, r as u64))
-        } else {
-            let b = u128::from(b);
-            let halves = a.checked_div(b).zip(a.checked_rem(b));
-            let halves = halves.filter(|(q, _)| *q <= u128::from(mask(size)));
-            halves.map(|(q, r)| (q as u64, r as u64))
-        };
-        match halves {
-            Some((quotient, rest)) => self.set_pair(
-                size,
-                (quotient & mask(size), true),
-                (rest & mask(size), true),
-            ),
-            // The program would get SIGFPE.
-            None => self.end = Some(End::Lost),
-        }
-    }
-
-    fn count(&mut self, op: &Op) {
-        let size = op.size;
-        let bits = 8 * u64::from(size);
-        let (a, known) = self.get(op, 1, size);
-        let zero = a == 0;
-        let trailing = u64::from(a.trailing_zeros()).min(bits);
-        let leading = u64::from(a.leading_zeros()) + bits - 64;
-        let value = match op.kind {
-            Kind::BitForward | Kind::TrailingZeros => trailing,
-            Kind::BitReverse => (bits - 1).wrapping_sub(leading),
-            Kind::LeadingZeros => leading,
-            _ => u64::from(a.count_ones()),
-        };
-        let counts = matches!(op.kind, Kind::TrailingZeros | Kind::LeadingZeros);
-        let shows = if counts { value } else { a };
-        let mut flags = Flags::result(shows, size, counts && zero, false);
-        // ZF alone is defined.
-        flags.value = i64::from(shows != 0);
-        self.state.set_flags(flags, known);
-        // Of zero there is no first bit: the destination stays as it is (AMD64
-        // says so; others do it).
-        if !(zero && known && matches!(op.kind, Kind::BitForward | Kind::BitReverse)) {
-            self.put(op, 0, size, (value, known));
         }
     }
 }

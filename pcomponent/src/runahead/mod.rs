@@ -16,14 +16,18 @@
 //! else. What a run takes is weighed against what it saves, and where it does not
 //! pay it is tried less and less often (`sites`).
 
+mod arithmetic;
+mod blocks;
 mod decode;
 mod execute;
+mod flags;
 mod sites;
 mod stores;
 #[cfg(test)]
 mod tests;
 
-use decode::{Decoded, LONGEST};
+use blocks::Decoded;
+use decode::LONGEST;
 pub(crate) use sites::Outcome;
 use sites::Sites;
 use stores::Stores;
