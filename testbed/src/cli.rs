@@ -5,7 +5,7 @@ mod misses;
 pub(crate) use misses::{BenchCacheArgs, TraceArgs};
 
 use crate::plan::Fabric;
-use crate::shape::{CacheSize, parse_cache, parse_line};
+use crate::shape::{CacheSize, parse_cache, parse_line, parse_switch};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fabric::Emulation;
 use proto::process::Policy;
@@ -386,20 +386,6 @@ pub(crate) struct CacheArgs {
     /// will miss next; never without prefetch [default: on].
     #[arg(long, value_name = "on|off", value_parser = parse_switch)]
     pub(crate) run_ahead: Option<bool>,
-}
-
-/// As [`parse_switch`] reads it.
-pub(crate) fn switch(on: bool) -> &'static str {
-    if on { "on" } else { "off" }
-}
-
-/// `on` or `off`.
-pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("give on or off".to_owned()),
-    }
 }
 
 /// See [`Policy`].

@@ -43,6 +43,20 @@ pub(crate) fn parse_line(text: &str) -> Result<u64, String> {
     }
 }
 
+/// As [`parse_switch`] reads it.
+pub(crate) fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+/// `on` or `off`.
+pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("give on or off".to_owned()),
+    }
+}
+
 /// What `args` say, and where they say nothing, `defaults`. The size is the
 /// defaults' where a share is asked for: it is not known yet.
 pub(crate) fn config(args: &CacheArgs, defaults: &CacheConfig) -> Result<CacheConfig, String> {

@@ -260,16 +260,8 @@ impl Ahead<'_> {
             return 0;
         };
         self.counters.fetched(fetched);
-        let mut rest = &self.me.buffer[..];
-        for (piece, number) in &self.pieces {
-            let (bytes, behind) = rest.split_at(piece.len as usize);
-            memory.install(piece.start, bytes, !awaited[*number].write);
-            rest = behind;
-            let pages = piece.start..piece.start + piece.len;
-            for page in pages.step_by(PAGE_SIZE as usize) {
-                memory.pages.touch(UserAddr(page), false);
-            }
-        }
+        memory.install_gathered(self.me, |n| !awaited[self.pieces[n].1].write);
+        memory.touch_pieces(self.me, |_| false);
         self.counters.followed(awaited.len() as u64);
         for line in &awaited {
             self.brought.push(line.line);

@@ -400,15 +400,21 @@ impl Memory {
         self.finish(true, None, me);
     }
 
+    /// The pages of the pieces are in existence; `ahead`: whether those of a line
+    /// have come without being missed.
+    pub(super) fn touch_pieces(&self, me: &Scratch, ahead: impl Fn(LineNo) -> bool) {
+        for piece in &me.pieces {
+            let pages = piece.start..piece.start + piece.len;
+            for page in pages.step_by(PAGE_SIZE as usize).map(UserAddr) {
+                self.pages.touch(page, ahead(self.line_of(page)));
+            }
+        }
+    }
+
     /// The lines of the run are here, from now on for everyone; `missed` is the
     /// one that the program wanted.
     pub(super) fn finish(&self, dirty: bool, missed: Option<LineNo>, me: &mut Scratch) {
-        for piece in &me.pieces {
-            let lines = piece.start..piece.start + piece.len;
-            for page in lines.step_by(PAGE_SIZE as usize).map(UserAddr) {
-                self.pages.touch(page, Some(self.line_of(page)) != missed);
-            }
-        }
+        self.touch_pieces(me, |line| Some(line) != missed);
         for (_, slot) in me.run.drain(..) {
             self.cache.finish_fetch(slot, dirty);
         }

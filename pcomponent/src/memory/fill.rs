@@ -159,12 +159,7 @@ impl Memory {
         counters.fetched(fetched);
         let arrived = clock::now();
         split.wire += arrived.since(before);
-        let mut rest = &me.buffer[..];
-        for piece in &me.pieces {
-            let (bytes, behind) = rest.split_at(piece.len as usize);
-            self.install(piece.start, bytes, !write);
-            rest = behind;
-        }
+        self.install_gathered(me, |_| !write);
         split.install += clock::now().since(arrived);
         Some(write)
     }
@@ -300,8 +295,19 @@ impl Memory {
         Some(fetched)
     }
 
+    /// Installs what [`Memory::gather`] has brought; stores to the n-th piece fault
+    /// where `protect` says so of it.
+    pub(super) fn install_gathered(&self, me: &Scratch, protect: impl Fn(usize) -> bool) {
+        let mut rest = &me.buffer[..];
+        for (n, piece) in me.pieces.iter().enumerate() {
+            let (bytes, behind) = rest.split_at(piece.len as usize);
+            self.install(piece.start, bytes, protect(n));
+            rest = behind;
+        }
+    }
+
     /// Installs bytes page by page where some of them are present already.
-    pub(super) fn install(&self, start: u64, bytes: &[u8], protect: bool) {
+    fn install(&self, start: u64, bytes: &[u8], protect: bool) {
         match self.uffd.copy(start, bytes, protect) {
             Ok(n) if n == bytes.len() as u64 => return,
             Err(e) if e.0 != libc::EEXIST && e.0 != libc::ENOENT => fatal::host("UFFDIO_COPY", e),

@@ -2,7 +2,7 @@
 
 use super::World;
 use super::decode::{ABSENT, Kind, Op, RAX, RDX};
-use super::execute::{End, Run, UNKNOWN, Value};
+use super::execute::{Run, UNKNOWN, Value};
 use super::flags::{Flags, extended, mask, sign};
 
 impl<W: World> Run<'_, W> {
@@ -206,7 +206,7 @@ impl<W: World> Run<'_, W> {
                 (rest & mask(size), true),
             ),
             // The program would get SIGFPE.
-            None => self.end = Some(End::Lost),
+            None => self.over = true,
         }
     }
 

@@ -1,12 +1,11 @@
 //! Instructions as the run ahead sees them: integer ones by what they do, all
 //! others by what they touch and which registers they leave unknown.
 
-use std::cell::Cell;
-
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic,
-    OpAccess, OpKind, Register,
+    Code, ConditionCode, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory,
+    Mnemonic, OpAccess, OpKind, Register,
 };
+use std::cell::Cell;
 
 /// Longest instruction (Intel SDM, volume 2, 2.3.11).
 pub(super) const LONGEST: usize = 15;
@@ -34,8 +33,6 @@ pub(super) enum Kind {
     Load,
     /// To memory.
     Store,
-    /// One of these (while it is decoded).
-    Move,
     SignExtend,
     Lea,
     /// To zero.
@@ -310,11 +307,11 @@ fn exact(at: u64, i: &Instruction) -> Option<Op> {
     if matches!(kind, Kind::Xor | Kind::Sub) && op.args[0] < MEMORY && op.args[0] == op.args[1] {
         op.kind = Kind::Clear;
     }
-    if kind == Kind::Move {
+    if kind == Kind::Copy {
         op.kind = match (op.args[0], op.args[1]) {
             (MEMORY, _) => Kind::Store,
             (_, MEMORY) => Kind::Load,
-            _ => Kind::Copy,
+            _ => kind,
         };
     }
     op.stores = op.args[0] == MEMORY && kind.modifies();
@@ -345,7 +342,7 @@ fn kind_of(i: &Instruction) -> Option<Kind> {
         | Mnemonic::Prefetcht1
         | Mnemonic::Prefetcht2
         | Mnemonic::Prefetchw => Kind::Nothing,
-        Mnemonic::Mov | Mnemonic::Movzx => Kind::Move,
+        Mnemonic::Mov | Mnemonic::Movzx => Kind::Copy,
         Mnemonic::Movsx | Mnemonic::Movsxd | Mnemonic::Cbw | Mnemonic::Cwde | Mnemonic::Cdqe => {
             Kind::SignExtend
         }
@@ -391,57 +388,16 @@ fn kind_of(i: &Instruction) -> Option<Kind> {
         Mnemonic::Ret => Kind::Return,
         Mnemonic::Rdtsc | Mnemonic::Rdtscp => Kind::Clock,
         _ if i.is_jcc_short_or_near() => Kind::JumpIf,
-        _ => match i.code() {
-            _ if is_set(i.mnemonic()) => Kind::Set,
-            _ if is_move_if(i.mnemonic()) => Kind::MoveIf,
-            _ => return None,
-        },
+        // SETcc has one operand, CMOVcc two.
+        _ if i.condition_code() != ConditionCode::None && i.flow_control() == FlowControl::Next => {
+            match i.op_count() {
+                1 => Kind::Set,
+                2 => Kind::MoveIf,
+                _ => return None,
+            }
+        }
+        _ => return None,
     })
-}
-
-fn is_set(mnemonic: Mnemonic) -> bool {
-    use Mnemonic::*;
-    matches!(
-        mnemonic,
-        Seta | Setae
-            | Setb
-            | Setbe
-            | Sete
-            | Setg
-            | Setge
-            | Setl
-            | Setle
-            | Setne
-            | Setno
-            | Setnp
-            | Setns
-            | Seto
-            | Setp
-            | Sets
-    )
-}
-
-fn is_move_if(mnemonic: Mnemonic) -> bool {
-    use Mnemonic::*;
-    matches!(
-        mnemonic,
-        Cmova
-            | Cmovae
-            | Cmovb
-            | Cmovbe
-            | Cmove
-            | Cmovg
-            | Cmovge
-            | Cmovl
-            | Cmovle
-            | Cmovne
-            | Cmovno
-            | Cmovnp
-            | Cmovns
-            | Cmovo
-            | Cmovp
-            | Cmovs
-    )
 }
 
 /// The number of a general register; none for the second bytes (AH and so on).

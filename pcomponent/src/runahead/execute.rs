@@ -107,17 +107,6 @@ impl State {
     }
 }
 
-/// Why a run ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum End {
-    /// The world has what it wanted.
-    Stopped,
-    /// There is no room for more stores, or too much was guessed.
-    Spent,
-    /// A place, or a fault, beyond which it can't be followed.
-    Lost,
-}
-
 /// Follows the program until the world stops it, it can't be followed, or
 /// `patience` instructions have found nothing. How many there were.
 pub(super) fn run(
@@ -146,7 +135,7 @@ pub(super) fn run(
         for op in block {
             run.step(op);
             steps += 1;
-            if run.end.is_some() {
+            if run.over {
                 return steps;
             }
         }
@@ -167,7 +156,9 @@ pub(super) struct Run<'a, W> {
     blind: u32,
     /// What the program would read from the time-stamp counter.
     clock: u64,
-    pub(super) end: Option<End>,
+    /// No further: the world has what it wanted, there is no room for more stores,
+    /// or it can't be followed.
+    pub(super) over: bool,
 }
 
 impl<'a, W: World> Run<'a, W> {
@@ -184,18 +175,13 @@ impl<'a, W: World> Run<'a, W> {
             blind: 0,
             // SAFETY: reads a counter.
             clock: unsafe { core::arch::x86_64::_rdtsc() },
-            end: None,
+            over: false,
         }
     }
 
     #[cfg(test)]
     pub(super) fn address_of(&self, op: &Op) -> Value {
         self.state.address(&op.address)
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_over(&self) -> bool {
-        self.end.is_some()
     }
 
     /// Code that is not the program's was called (the vDSO's): as if it had
@@ -205,7 +191,7 @@ impl<'a, W: World> Run<'a, W> {
         self.state.lose(CALLER_SAVED);
         self.state.know_flags(false);
         self.state.rip = back;
-        known && self.end.is_none() && self.world.is_code(back)
+        known && !self.over && self.world.is_code(back)
     }
 
     #[inline]
@@ -214,7 +200,7 @@ impl<'a, W: World> Run<'a, W> {
             Touch::Here => true,
             Touch::Away => false,
             Touch::Stop => {
-                self.end = Some(End::Stopped);
+                self.over = true;
                 false
             }
         }
@@ -223,7 +209,7 @@ impl<'a, W: World> Run<'a, W> {
     fn miss_sight(&mut self) {
         self.blind += 1;
         if self.blind > BLIND {
-            self.end = Some(End::Spent);
+            self.over = true;
         }
     }
 
@@ -240,7 +226,7 @@ impl<'a, W: World> Run<'a, W> {
         let memory = if here { self.world.load(at, len) } else { None };
         if here && memory.is_none() {
             // It went meanwhile, or may not be read.
-            self.end = Some(End::Lost);
+            self.over = true;
         }
         let value = if self.stores.lacks(at, len) {
             memory.map(|value| value & mask(size))
@@ -258,7 +244,7 @@ impl<'a, W: World> Run<'a, W> {
         }
         self.touch(at, u64::from(size), true);
         if !self.stores.put(at, u64::from(size), is.then_some(value)) {
-            self.end = Some(End::Spent);
+            self.over = true;
         }
     }
 
@@ -298,7 +284,7 @@ impl<'a, W: World> Run<'a, W> {
     fn jump(&mut self, (to, known): Value) {
         self.state.rip = to;
         if !known {
-            self.end = Some(End::Lost);
+            self.over = true;
         }
     }
 
@@ -317,7 +303,7 @@ impl<'a, W: World> Run<'a, W> {
         self.state.general[usize::from(IMMEDIATE)] = op.immediate;
         match op.kind {
             Kind::Nothing => {}
-            Kind::Copy | Kind::Store | Kind::Move => {
+            Kind::Copy | Kind::Store => {
                 // Zero-extended where the source is smaller.
                 let value = self.get(op, 1, op.from);
                 self.put(op, 0, size, value);
@@ -460,7 +446,7 @@ impl<'a, W: World> Run<'a, W> {
                     taken = op.taken.get().unwrap_or(op.immediate <= op.at);
                     self.guesses += 1;
                     if self.guesses > GUESSES {
-                        self.end = Some(End::Spent);
+                        self.over = true;
                     }
                 }
                 if taken {

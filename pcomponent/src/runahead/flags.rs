@@ -6,8 +6,7 @@ const ZF: u64 = 1 << 6;
 const SF: u64 = 1 << 7;
 const OF: u64 = 1 << 11;
 
-/// The arithmetic flags, as what they come of. (In words of their own: what is
-/// written as bytes and read as one word costs more than the arithmetic.)
+/// The arithmetic flags, as what they come of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flags {
     /// The result, sign-extended.

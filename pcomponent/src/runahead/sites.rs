@@ -146,18 +146,16 @@ impl Sites {
         let before = site.balance;
         site.balance = before / 2 + net / 2;
         site.trial = site.trial.saturating_sub(1);
-        let before = if outcome.in_vain { -1 } else { before };
-        if outcome.in_vain {
-            (site.trial, site.balance) = (0, -1);
-        }
-        if site.trial > 0 {
-            return;
-        }
-        if site.balance >= 0 {
-            site.pause = 0;
-        }
-        if site.balance >= 0 || before >= 0 {
-            return;
+        if !outcome.in_vain {
+            if site.trial > 0 {
+                return;
+            }
+            if site.balance >= 0 {
+                site.pause = 0;
+            }
+            if site.balance >= 0 || before >= 0 {
+                return;
+            }
         }
         site.pause = (2 * site.pause).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         (site.left, site.trial, site.balance) = (site.pause, TRIAL, 0);

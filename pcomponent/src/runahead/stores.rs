@@ -1,5 +1,7 @@
 //! What the run ahead has stored: kept beside memory, and forgotten with it.
 
+use super::flags::mask;
+
 const WORDS: usize = 64;
 
 #[derive(Clone, Copy, Default)]
@@ -19,11 +21,6 @@ pub(super) struct Stores {
     used: Vec<u8>,
     /// A bit for each value of the last bits of the words that are in it.
     filter: u64,
-}
-
-/// The mask of `size` bytes (1 to 8).
-fn mask(size: u64) -> u64 {
-    u64::MAX >> (64 - 8 * size)
 }
 
 /// An access cut where words end: word, bits into it, bits into the value, bytes.
@@ -78,7 +75,7 @@ impl Stores {
                 self.filter |= 1 << (number % 64);
                 self.used.push(slot as u8);
             }
-            let mask = mask(len) << into;
+            let mask = mask(len as u8) << into;
             word.stored |= mask;
             match value {
                 Some(value) => {
@@ -108,7 +105,7 @@ impl Stores {
                 break;
             }
             let word = self.words[self.slot(number)];
-            let mask = mask(len);
+            let mask = mask(len as u8);
             if (word.unknown >> from) & mask != 0 {
                 return None;
             }
@@ -116,7 +113,7 @@ impl Stores {
             value |= ((word.data >> from) & stored) << into;
             have |= stored << into;
         }
-        let whole = mask(size);
+        let whole = mask(size as u8);
         if have == whole {
             return Some(value);
         }

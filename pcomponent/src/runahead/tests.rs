@@ -330,7 +330,7 @@ fn instructions_do_what_they_do_on_the_cpu() {
             in_memory += 1;
         }
         run.step(&op);
-        if run.is_over() {
+        if run.over {
             // A division that the CPU would refuse.
             assert!(matches!(op.kind, Kind::Divide { .. }), "{op:?}");
             continue;

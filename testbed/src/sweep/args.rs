@@ -2,7 +2,7 @@
 
 use crate::cli::{EmulationSpec, Replacement, parse_memory};
 use crate::plan::Fabric;
-use crate::shape::{CacheSize, parse_cache, parse_line};
+use crate::shape::{CacheSize, parse_cache, parse_line, parse_switch};
 use clap::{Args, ValueEnum};
 use regex::bytes::Regex;
 use std::ffi::OsString;
@@ -35,7 +35,7 @@ pub(crate) struct SweepArgs {
     pub(crate) prefetch: Vec<u32>,
     /// Whether a miss follows the program's code to fetch what it will miss next
     /// [default: on].
-    #[arg(long, value_name = "on,off", value_delimiter = ',', value_parser = crate::cli::parse_switch)]
+    #[arg(long, value_name = "on,off", value_delimiter = ',', value_parser = parse_switch)]
     pub(crate) run_ahead: Vec<bool>,
     /// A network to emulate, e.g. latency=3us,bandwidth=40Gbit, or `none`; may
     /// be given several times.

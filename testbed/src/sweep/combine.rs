@@ -1,9 +1,9 @@
 //! All combinations of what a sweep's lists say.
 
 use super::args::{Network, SweepArgs};
-use crate::cli::{CacheArgs, EmulationSpec, switch};
+use crate::cli::{CacheArgs, EmulationSpec};
 use crate::plan::Fabric;
-use crate::shape::{self, CacheSize};
+use crate::shape::{self, CacheSize, switch};
 use crate::table::bytes;
 use clap::ValueEnum;
 use proto::process::CacheConfig;

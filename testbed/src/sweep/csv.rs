@@ -2,7 +2,7 @@
 
 use super::figures::{PARTS, count, split, total};
 use super::record::{Run, Sweep};
-use crate::cli::switch;
+use crate::shape::switch;
 use serde_json::Value;
 
 const HEADING: [&str; 41] = [

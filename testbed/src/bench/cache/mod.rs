@@ -8,13 +8,13 @@ mod rounds;
 mod show;
 mod wire;
 
-use crate::cli::{BenchCacheArgs, CacheArgs, switch};
+use crate::cli::{BenchCacheArgs, CacheArgs};
 use crate::compile::compile;
 use crate::ending::Ending;
 use crate::out::show;
 use crate::plan::Fabric;
 use crate::runner::Runner;
-use crate::shape::{self, CacheSize};
+use crate::shape::{self, CacheSize, switch};
 use crate::sweep::Baseline;
 use crate::sweep::swap::Swap;
 use anyhow::{Context, Result, bail};
