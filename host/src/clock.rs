@@ -23,6 +23,13 @@ impl Ticks {
     pub fn since(self, earlier: Ticks) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The reading as a number.
+    #[inline]
+    #[must_use]
+    pub fn count(self) -> u64 {
+        self.0
+    }
 }
 
 /// Nanoseconds of `ticks`.

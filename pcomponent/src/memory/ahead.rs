@@ -8,7 +8,8 @@ use crate::excache::{Begin, LineNo, Slot, Victim};
 use crate::runahead::{Outcome, Registers, RunAhead, Touch, World};
 use crate::stats::{Counters, Split};
 use aspace::AddressSpace;
-use host::{clock, trap};
+use host::clock::{self, Ticks};
+use host::trap;
 use proto::addr::{PAGE_SIZE, USER_MAX, USER_MIN, UserAddr};
 use std::sync::atomic::Ordering;
 
@@ -23,6 +24,7 @@ struct Ahead<'a> {
     counters: &'a Counters,
     /// Twice the number of a line, and one more where stores are let through.
     here: [u64; KNOWN],
+    line_shift: u32,
     most: u32,
     /// Lines that were brought.
     brought: Vec<LineNo>,
@@ -53,13 +55,14 @@ enum Brought {
 }
 
 impl Memory {
-    /// After `at` was missed and its line has come: looks for what the thread,
-    /// whose registers these are, will miss next, and brings it.
+    /// After `at` was missed, at that time, and its line has come, but no others as
+    /// well: looks for what the thread, whose registers these are, will miss next, and
+    /// brings it.
     pub(super) fn run_ahead(
         &self,
         space: &AddressSpace,
         registers: &Registers,
-        at: UserAddr,
+        (at, missed): (UserAddr, Ticks),
         me: &mut Scratch,
         split: &mut Split,
         counters: &Counters,
@@ -67,11 +70,19 @@ impl Memory {
         let Some(mut runner) = me.runner.take() else {
             return;
         };
+        if me.brought.1 > 1 {
+            // Streams have.
+            let lines = me.brought.1.into();
+            (runner.sites).streamed(registers.rip, missed.count(), lines);
+            runner.sites.brought(split.evict + split.install);
+            me.runner = Some(runner);
+            return;
+        }
         let line = self.line_of(at);
-        // A line on its own would cost a trap, and what this one took on the wire.
-        let trap = self.trap.load(Ordering::Relaxed);
-        let (begun, wire) = (clock::now(), split.wire);
-        let most = runner.sites.missed(registers.rip, line.0, trap + wire);
+        // What a line on its own costs: a trap, and what this one took on the wire.
+        let saves = self.trap.load(Ordering::Relaxed) + split.wire;
+        let begun = clock::now();
+        let most = (runner.sites).missed(registers.rip, line.0, saves, missed.count());
         if most > 0 {
             let mut world = Ahead {
                 memory: self,
@@ -80,6 +91,7 @@ impl Memory {
                 split,
                 counters,
                 here: [u64::MAX; KNOWN],
+                line_shift: self.cache.shape().line_shift,
                 most,
                 brought: Vec::new(),
                 lifted: 0,
@@ -88,33 +100,36 @@ impl Memory {
                 pieces: Vec::new(),
                 bringing: 0,
             };
-            runner.run(registers, trap + wire, &mut world);
+            runner.run(registers, saves, &mut world);
             let followed = clock::now().since(begun);
-            let over_wire = world.fetch_awaited();
-            let (brought, next) = (world.brought.len() as u64, world.next);
-            let traps = brought + u64::from(world.lifted);
-            let follow = followed.saturating_sub(world.bringing);
-            let batch = split.wire - wire;
-            split.follow += follow;
-            let alone = if wire > 0 { wire } else { batch };
+            world.fetch_awaited();
+            let (brought, next) = (world.brought.len() as u32, world.next);
+            let took = followed.saturating_sub(world.bringing);
             let outcome = Outcome {
-                took: follow + batch,
-                saved: traps * trap + over_wire * alone,
+                took,
+                lines: brought + world.lifted,
                 next,
                 in_vain: !self.cache.holds(line),
             };
+            split.follow += took;
             runner.sites.ran(registers.rip, &outcome);
             me.run.clear();
-            me.brought.1 += brought as u32;
+            me.brought.1 += brought;
         }
+        runner.sites.brought(split.evict + split.install);
         me.runner = Some(runner);
     }
 }
 
 impl Ahead<'_> {
+    /// Whether the line is known to be here for it.
+    #[inline]
+    fn is_here(&self, line: LineNo, store: bool) -> bool {
+        self.here[line.0 as usize % KNOWN] | u64::from(!store) == 2 * line.0 + 1
+    }
+
     fn touch_line(&mut self, line: LineNo, at: UserAddr, store: bool) -> Touch {
-        let known = (line.0 % KNOWN as u64) as usize;
-        if self.here[known] | u64::from(!store) == 2 * line.0 + 1 {
+        if self.is_here(line, store) {
             return Touch::Here;
         }
         let dirty = match self.memory.cache.look(line) {
@@ -142,7 +157,7 @@ impl Ahead<'_> {
                 }
             }
         };
-        self.here[known] = 2 * line.0 + u64::from(dirty);
+        self.here[line.0 as usize % KNOWN] = 2 * line.0 + u64::from(dirty);
         Touch::Here
     }
 
@@ -235,11 +250,10 @@ impl Ahead<'_> {
         None
     }
 
-    /// Fetches the awaited lines in one operation for each memory component. How
-    /// many have come.
-    fn fetch_awaited(&mut self) -> u64 {
+    /// Fetches the awaited lines in one operation for each memory component.
+    fn fetch_awaited(&mut self) {
         if self.awaited.is_empty() {
-            return 0;
+            return;
         }
         let (memory, awaited) = (self.memory, std::mem::take(&mut self.awaited));
         let pieces = self.pieces.iter().map(|(piece, _)| *piece);
@@ -257,7 +271,7 @@ impl Ahead<'_> {
                 }
                 memory.cache.abandon(line.slot);
             }
-            return 0;
+            return;
         };
         self.counters.fetched(fetched);
         memory.install_gathered(self.me, |n| !awaited[self.pieces[n].1].write);
@@ -268,7 +282,6 @@ impl Ahead<'_> {
             memory.cache.finish_fetch(line.slot, line.write);
         }
         self.split.install += clock::now().since(arrived);
-        awaited.len() as u64
     }
 }
 
@@ -289,22 +302,25 @@ impl World for Ahead<'_> {
         (len - left) as usize
     }
 
+    #[inline]
     fn touch(&mut self, at: u64, size: u64, store: bool) -> Touch {
         let last = at.saturating_add(size.max(1) - 1);
+        let line_of = |at| LineNo(at >> (self.line_shift & 63));
+        let (from, to) = (line_of(at), line_of(last));
+        if from == to && self.is_here(from, store) {
+            return Touch::Here;
+        }
         if at < USER_MIN.0 || last >= USER_MAX.0 {
             return Touch::Away;
         }
-        let (from, to) = (
-            self.memory.line_of(UserAddr(at)),
-            self.memory.line_of(UserAddr(last)),
-        );
-        let mut touched = self.touch_line(from, UserAddr(at), store);
+        let touched = self.touch_line(from, UserAddr(at), store);
         if touched == Touch::Here && from != to {
-            touched = self.touch_line(to, UserAddr(last), store);
+            return self.touch_line(to, UserAddr(last), store);
         }
         touched
     }
 
+    #[inline]
     fn load(&mut self, at: u64, size: u64) -> Option<u64> {
         if at % PAGE_SIZE <= PAGE_SIZE - 8 {
             // SAFETY: whoever calls has touched it: it is in the program's window.

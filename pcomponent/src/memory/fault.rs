@@ -75,6 +75,9 @@ impl Memory {
         counters: &Counters,
     ) -> FaultEnd {
         let begun = clock::now();
+        if let Some(runner) = &mut me.runner {
+            runner.sites.settle(begun.count());
+        }
         let space = self.space();
         let Some(vma) = space.find(at) else {
             return FaultEnd::NotMapped;
@@ -99,8 +102,9 @@ impl Memory {
                         &mut split,
                         counters,
                     );
-                    if let (FaultEnd::Done, 1, Some(registers)) = (end, me.brought.1, registers) {
-                        self.run_ahead(&space, registers, at, me, &mut split, counters);
+                    if let (FaultEnd::Done, Some(registers)) = (end, registers) {
+                        let missed = (at, begun);
+                        self.run_ahead(&space, registers, missed, me, &mut split, counters);
                     }
                     let took = clock::now().since(begun);
                     counters.miss(took, &split);

@@ -1,19 +1,30 @@
 //! Decoded instructions, kept in blocks.
 
-use super::decode::{LONGEST, Op, decode};
+use super::decode::{LONGEST, decode};
+use super::op::{Op, find_flags};
 use iced_x86::InstructionInfoFactory;
 
 const BLOCKS: usize = 2048;
-/// Instructions of all blocks, and of one.
-const OPS: usize = 4096;
+/// Operations of all blocks; of one, and as many more as an instruction has.
+const OPS: usize = 8192;
 const LONGEST_BLOCK: usize = 64;
+const MOST_OPS: usize = 8;
 
 /// Instructions that are carried out one after the other.
 #[derive(Clone, Copy)]
-struct Block {
+struct Place {
     at: u64,
+    next: u64,
     first: u32,
     count: u32,
+}
+
+/// What was found at an address.
+pub(super) struct Block<'a> {
+    pub(super) ops: &'a [Op],
+    /// Where it goes on if no branch is taken: at the same place, where what is
+    /// there can't be followed.
+    pub(super) next: u64,
 }
 
 /// Decoded instructions, in blocks by the address of the first. What is here may
@@ -21,7 +32,7 @@ struct Block {
 pub(super) struct Decoded {
     ops: Vec<Op>,
     /// Two-way associative.
-    blocks: Vec<Block>,
+    places: Vec<Place>,
     info: InstructionInfoFactory,
 }
 
@@ -29,74 +40,77 @@ impl Decoded {
     pub(super) fn new() -> Decoded {
         Decoded {
             ops: Vec::new(),
-            blocks: Vec::new(),
+            places: Vec::new(),
             info: InstructionInfoFactory::new(),
         }
     }
 
     /// The block at `at`, of which `code` reads bytes where it must: how many are
-    /// there. Empty: what is there can't be followed.
+    /// there.
     #[inline]
     pub(super) fn block(
         &mut self,
         at: u64,
         code: impl FnMut(u64, &mut [u8; LONGEST]) -> usize,
-    ) -> &[Op] {
-        let at_ways = |n: &usize| self.blocks.get(*n).is_some_and(|block| block.at == at);
-        let block = match ways(at).iter().find(|n| at_ways(n)) {
-            Some(n) => self.blocks[*n],
+    ) -> Block<'_> {
+        let at_ways = |n: &usize| self.places.get(*n).is_some_and(|place| place.at == at);
+        let place = match ways(at).iter().find(|n| at_ways(n)) {
+            Some(n) => self.places[*n],
             None => self.decode(at, code),
         };
-        let first = block.first as usize;
-        self.ops
-            .get(first..first + block.count as usize)
-            .unwrap_or_default()
+        let first = place.first as usize;
+        let ops = self.ops.get(first..first + place.count as usize);
+        Block {
+            ops: ops.unwrap_or_default(),
+            next: place.next,
+        }
     }
 
     #[cold]
-    fn decode(&mut self, at: u64, mut code: impl FnMut(u64, &mut [u8; LONGEST]) -> usize) -> Block {
-        let none = Block {
-            at: 0,
+    fn decode(&mut self, at: u64, mut code: impl FnMut(u64, &mut [u8; LONGEST]) -> usize) -> Place {
+        let none = Place {
+            // No address of the program's.
+            at: u64::MAX,
+            next: at,
             first: 0,
             count: 0,
         };
-        if self.ops.len() + LONGEST_BLOCK > OPS || self.blocks.is_empty() {
+        if self.ops.len() + LONGEST_BLOCK + MOST_OPS > OPS || self.places.is_empty() {
             self.ops.clear();
-            self.blocks.clear();
-            self.blocks.resize(BLOCKS, none);
+            self.places.clear();
+            self.places.resize(BLOCKS, none);
         }
-        let first = self.ops.len();
-        let mut next = at;
+        let (first, mut next) = (self.ops.len(), at);
         while self.ops.len() < first + LONGEST_BLOCK {
             let mut bytes = [0; LONGEST];
             let len = code(next, &mut bytes);
-            let Some(op) = decode(next, &bytes[..len], &mut self.info) else {
+            let Some(then) = decode(next, &bytes[..len], &mut self.info, &mut self.ops) else {
                 break;
             };
-            let ends = op.kind.branches();
-            next = op.next();
-            self.ops.push(op);
-            if ends {
+            next = then.next;
+            if then.branches {
                 break;
             }
         }
-        if self.ops.len() == first {
+        find_flags(&mut self.ops[first..]);
+        if next == at {
             return none;
         }
-        let block = Block {
+        let place = Place {
             at,
+            next,
             first: first as u32,
             count: (self.ops.len() - first) as u32,
         };
         // Of two, the one that was decoded first goes.
         let [a, b] = ways(at);
-        let older = if self.blocks[a].first <= self.blocks[b].first {
+        let older = if self.places[a].first <= self.places[b].first {
             a
         } else {
             b
         };
-        self.blocks[older] = block;
-        block
+        self.places[older] = place;
+        place
     }
 }
 

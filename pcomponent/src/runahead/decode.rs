@@ -1,247 +1,385 @@
-//! Instructions as the run ahead sees them: integer ones by what they do, all
-//! others by what they touch and which registers they leave unknown.
+//! Instructions as the run ahead sees them. Each becomes a few simple operations:
+//! loads to and stores from registers, and what is done between registers.
+//! Integer instructions are taken apart exactly; of all others it is known what
+//! they touch and which registers they leave unknown.
 
+use super::op::{
+    Address, DROPPED, FLAGS, FS, Kind, LOADED, Op, RAX, RBP, RCX, RDX, RSP, Reg, ZERO, bit,
+};
 use iced_x86::{
     Code, ConditionCode, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory,
     Mnemonic, OpAccess, OpKind, Register,
 };
-use std::cell::Cell;
 
 /// Longest instruction (Intel SDM, volume 2, 2.3.11).
 pub(super) const LONGEST: usize = 15;
-/// Registers that a function may leave changed (System V ABI, x86-64).
-pub(super) const CALLER_SAVED: u16 = 0b0000_1111_1100_0111;
-
-pub(super) const RAX: u8 = 0;
-pub(super) const RCX: u8 = 1;
-pub(super) const RDX: u8 = 2;
-pub(super) const RSP: u8 = 4;
-pub(super) const RBP: u8 = 5;
-/// Behind the sixteen: one that is always zero, where an [`Address`] has none;
-/// the immediate operand; the base of FS.
-pub(super) const ZERO: u8 = 16;
-pub(super) const IMMEDIATE: u8 = 17;
-pub(super) const FS: u8 = 18;
-
-/// What an instruction does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
-    Nothing,
-    /// To a register, from one or an immediate.
-    Copy,
-    /// To a register, from memory, zero-extended.
-    Load,
-    /// To memory.
-    Store,
-    SignExtend,
-    Lea,
-    /// To zero.
-    Clear,
-    Add,
-    Adc,
-    Sub,
-    Sbb,
-    Cmp,
-    And,
-    Or,
-    Xor,
-    Test,
-    Inc,
-    Dec,
-    Neg,
-    Not,
-    Shl,
-    Shr,
-    Sar,
-    Rol,
-    Ror,
-    /// `a = b * c`, truncated.
-    Multiply,
-    /// rdx:rax = rax * a.
-    MultiplyWide {
-        signed: bool,
-    },
-    Divide {
-        signed: bool,
-    },
-    /// rax extended into rdx (cwd, cdq, cqo).
-    SignOf,
-    Exchange,
-    Swap,
-    BitForward,
-    BitReverse,
-    TrailingZeros,
-    LeadingZeros,
-    Population,
-    BitTest,
-    Push,
-    Pop,
-    Leave,
-    Set,
-    MoveIf,
-    Jump,
-    JumpIf,
-    Call,
-    Return,
-    Clock,
-    /// Touches memory and loses registers, no more is known.
-    Other,
-}
-
-impl Kind {
-    /// Whether the first operand is loaded and stored.
-    fn modifies(self) -> bool {
-        use Kind::*;
-        matches!(
-            self,
-            Add | Adc
-                | Sub
-                | Sbb
-                | And
-                | Or
-                | Xor
-                | Inc
-                | Dec
-                | Neg
-                | Not
-                | Shl
-                | Shr
-                | Sar
-                | Rol
-                | Ror
-                | Exchange
-        )
-    }
-
-    /// Whether another may follow than the one behind it.
-    pub(super) fn branches(self) -> bool {
-        matches!(self, Kind::Jump | Kind::JumpIf | Kind::Call | Kind::Return)
-    }
-}
-
-/// An operand: a register below [`MEMORY`], or one of these.
-pub(super) type Arg = u8;
-pub(super) const MEMORY: Arg = 32;
-pub(super) const ABSENT: Arg = 33;
-
-/// The memory operand: base + index << shift + displacement + segment.
+/// How it goes on behind an instruction.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Address {
-    pub(super) displacement: u64,
-    pub(super) base: Arg,
-    pub(super) index: Arg,
-    pub(super) shift: u8,
-    pub(super) segment: Arg,
-    /// Of 32 bits.
-    pub(super) narrow: bool,
-}
-
-/// A decoded instruction.
-#[derive(Clone, Debug)]
-pub(super) struct Op {
-    pub(super) at: u64,
-    /// The immediate operand, or where a branch leads.
-    pub(super) immediate: u64,
-    pub(super) address: Address,
-    /// Registers that an `Other` leaves unknown.
-    pub(super) lost: u16,
-    /// Bytes of it.
-    len: u8,
-    pub(super) kind: Kind,
-    /// Bytes of the operation, and of its last operand or of what it touches.
-    pub(super) size: u8,
-    pub(super) from: u8,
-    pub(super) args: [Arg; 3],
-    /// As iced numbers conditions.
-    pub(super) condition: u8,
-    /// Whether an `Other` changes flags, loads.
-    pub(super) flags: bool,
-    pub(super) loads: bool,
-    /// Whether an `Other` stores, or another to what it loads.
-    pub(super) stores: bool,
-    /// Whether a branch was taken the last time that its condition was known.
-    pub(super) taken: Cell<Option<bool>>,
-}
-
-impl Op {
+pub(super) struct Then {
     /// Where the next one begins.
-    #[inline]
-    pub(super) fn next(&self) -> u64 {
-        self.at.wrapping_add(self.len.into())
-    }
+    pub(super) next: u64,
+    /// Whether it may go on elsewhere.
+    pub(super) branches: bool,
 }
 
-/// `None`: an instruction that ends the run ahead.
-pub(super) fn decode(at: u64, bytes: &[u8], info: &mut InstructionInfoFactory) -> Option<Op> {
+/// Adds what the instruction does to `ops`. `None`: it ends the run ahead, and what
+/// was added is to be left out.
+pub(super) fn decode(
+    at: u64,
+    bytes: &[u8],
+    info: &mut InstructionInfoFactory,
+    ops: &mut Vec<Op>,
+) -> Option<Then> {
     let instruction = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
     if instruction.code() == Code::INVALID {
         return None;
     }
-    exact(at, &instruction).or_else(|| other(at, &instruction, info))
-}
-
-fn blank(at: u64, instruction: &Instruction, kind: Kind) -> Op {
-    Op {
-        at,
-        len: instruction.len() as u8,
-        immediate: 0,
-        address: Address {
-            displacement: 0,
-            base: ZERO,
-            index: ZERO,
-            shift: 0,
-            segment: ZERO,
-            narrow: false,
-        },
-        lost: 0,
-        kind,
-        size: 8,
-        from: 8,
-        args: [ABSENT; 3],
-        condition: 0,
-        flags: false,
-        loads: false,
-        stores: false,
-        taken: Cell::new(None),
+    let had = ops.len();
+    let mut parts = Parts {
+        i: &instruction,
+        address: address_of(&instruction),
+        ops,
+    };
+    if parts.exact().is_none() {
+        parts.ops.truncate(had);
+        parts.other(info)?;
     }
+    Some(Then {
+        next: instruction.next_ip(),
+        branches: instruction.flow_control() != FlowControl::Next,
+    })
 }
 
-/// An instruction whose effect is known; all of its operands are general
-/// registers (but no second bytes of them), memory or immediate.
-fn exact(at: u64, i: &Instruction) -> Option<Op> {
-    let kind = kind_of(i)?;
-    let mut op = blank(at, i, kind);
-    if i.has_lock_prefix() && kind != Kind::Nothing {
-        // Alone, what it does is the same.
-    } else if i.has_rep_prefix() || i.has_repne_prefix() {
+/// An instruction that is taken apart.
+struct Parts<'a> {
+    i: &'a Instruction,
+    address: Option<Address>,
+    ops: &'a mut Vec<Op>,
+}
+
+impl Parts<'_> {
+    /// One of integers; its operands are general registers (but no second bytes of
+    /// them), memory or immediate.
+    fn exact(&mut self) -> Option<()> {
+        let i = self.i;
+        let branches = i.flow_control() != FlowControl::Next;
         // On branches and returns they mean nothing.
-        if !matches!(
-            kind,
-            Kind::Return | Kind::Jump | Kind::JumpIf | Kind::Call | Kind::Nothing
-        ) {
-            return None;
+        if (i.has_rep_prefix() || i.has_repne_prefix()) && !i.has_lock_prefix() && !branches {
+            return self.nothing();
+        }
+        match i.mnemonic() {
+            Mnemonic::Mov | Mnemonic::Movzx => self.copy()?,
+            Mnemonic::Movsx | Mnemonic::Movsxd => {
+                let (from, (b, immediate)) = (self.size(1)?, self.source(1)?);
+                let op = self.op(Kind::SignExtend, self.size(0)?, ZERO, (b, immediate));
+                self.keep(Op { from, ..op })?;
+            }
+            Mnemonic::Cbw | Mnemonic::Cwde | Mnemonic::Cdqe => {
+                let size = sign_size(i.mnemonic());
+                let op = self.op(Kind::SignExtend, size, ZERO, (RAX, 0));
+                let (d, from) = (RAX, size / 2);
+                self.push(Op { d, from, ..op });
+            }
+            Mnemonic::Cwd | Mnemonic::Cdq | Mnemonic::Cqo => {
+                let size = sign_size(i.mnemonic());
+                let op = self.op(Kind::SignOf, size, RAX, (ZERO, 0));
+                self.push(Op { d: RDX, ..op });
+            }
+            Mnemonic::Lea => {
+                let mut op = self.op(Kind::Lea, self.size(0)?, ZERO, (ZERO, 0));
+                op.address = self.address?;
+                op.address.segment = ZERO;
+                self.keep(op)?;
+            }
+            Mnemonic::Add => self.binary(Kind::Add)?,
+            Mnemonic::Adc => self.binary(Kind::Adc)?,
+            Mnemonic::Sub => self.binary(Kind::Sub)?,
+            Mnemonic::Sbb => self.binary(Kind::Sbb)?,
+            Mnemonic::And => self.binary(Kind::And)?,
+            Mnemonic::Or => self.binary(Kind::Or)?,
+            Mnemonic::Xor => self.binary(Kind::Xor)?,
+            Mnemonic::Cmp => self.compare(Kind::Sub)?,
+            Mnemonic::Test => self.compare(Kind::And)?,
+            // With a register for the bit, memory is addressed beyond the operand.
+            Mnemonic::Bt if i.op0_kind() == OpKind::Register => self.compare(Kind::BitTest)?,
+            Mnemonic::Inc => self.unary(Kind::Inc)?,
+            Mnemonic::Dec => self.unary(Kind::Dec)?,
+            Mnemonic::Neg => self.unary(Kind::Neg)?,
+            Mnemonic::Not => self.unary(Kind::Not)?,
+            // Of 16 bits it is undefined.
+            Mnemonic::Bswap if self.size(0)? >= 4 => self.unary(Kind::Swap)?,
+            Mnemonic::Shl | Mnemonic::Sal => self.shift(Kind::Shl)?,
+            Mnemonic::Shr => self.shift(Kind::Shr)?,
+            Mnemonic::Sar => self.shift(Kind::Sar)?,
+            Mnemonic::Rol => self.shift(Kind::Rol)?,
+            Mnemonic::Ror => self.shift(Kind::Ror)?,
+            Mnemonic::Imul if i.op_count() > 1 => {
+                let last = i.op_count() - 1;
+                let (a, _) = self.source(last - 1)?;
+                let b = self.source(last)?;
+                let op = self.op(Kind::Multiply, self.size(0)?, a, b);
+                self.keep(op)?;
+            }
+            Mnemonic::Imul => self.wide(Kind::MultiplyWide { signed: true })?,
+            Mnemonic::Mul => self.wide(Kind::MultiplyWide { signed: false })?,
+            Mnemonic::Idiv => self.wide(Kind::Divide { signed: true })?,
+            Mnemonic::Div => self.wide(Kind::Divide { signed: false })?,
+            Mnemonic::Bsf => self.count(Kind::BitForward)?,
+            Mnemonic::Bsr => self.count(Kind::BitReverse)?,
+            Mnemonic::Tzcnt => self.count(Kind::TrailingZeros)?,
+            Mnemonic::Lzcnt => self.count(Kind::LeadingZeros)?,
+            Mnemonic::Popcnt => self.count(Kind::Population)?,
+            Mnemonic::Xchg => {
+                let (size, d) = (self.size(0)?, self.register(1)?);
+                match self.modified(0)? {
+                    LOADED => {}
+                    a => self.push(Op {
+                        d: LOADED,
+                        ..self.op(Kind::Copy, size, ZERO, (a, 0))
+                    }),
+                }
+                let op = self.op(Kind::Copy, size, ZERO, (d, 0));
+                self.put_back(op)?;
+                let op = self.op(Kind::Copy, size, ZERO, (LOADED, 0));
+                self.push(Op { d, ..op });
+            }
+            Mnemonic::Push => {
+                let value = self.word(0)?;
+                self.push_word(value);
+            }
+            Mnemonic::Pop => {
+                // `pop [rsp]` is of the stack as it is after.
+                self.pop_word(0);
+                match self.register(0) {
+                    Some(d) if self.size(0)? == 8 => {
+                        let op = self.op(Kind::Copy, 8, ZERO, (LOADED, 0));
+                        self.push(Op { d, ..op });
+                    }
+                    None if i.op0_kind() == OpKind::Memory && self.size(0)? == 8 => {
+                        self.store(8, (LOADED, 0))?;
+                    }
+                    _ => return None,
+                }
+            }
+            Mnemonic::Leave => {
+                let op = self.op(Kind::Copy, 8, ZERO, (RBP, 0));
+                self.push(Op { d: RSP, ..op });
+                self.pop_word(0);
+                let op = self.op(Kind::Copy, 8, ZERO, (LOADED, 0));
+                self.push(Op { d: RBP, ..op });
+            }
+            Mnemonic::Jmp => {
+                let to = self.target()?;
+                self.push(self.op(Kind::Jump, 8, ZERO, to));
+            }
+            Mnemonic::Call => {
+                let to = self.target()?;
+                self.push_word((ZERO, i.next_ip()));
+                self.push(self.op(Kind::Jump, 8, ZERO, to));
+            }
+            Mnemonic::Ret => {
+                let more = if i.op_count() > 0 { i.immediate(0) } else { 0 };
+                self.pop_word(more);
+                self.push(self.op(Kind::Jump, 8, ZERO, (LOADED, 0)));
+            }
+            Mnemonic::Rdtsc | Mnemonic::Rdtscp => {
+                let mut op = self.op(Kind::Clock, 8, ZERO, (ZERO, 0));
+                // Which processor it is.
+                if i.mnemonic() == Mnemonic::Rdtscp {
+                    op.spoils = bit(RCX);
+                }
+                self.push(op);
+            }
+            _ if i.is_jcc_short_or_near() => {
+                let to = self.target()?;
+                let op = self.op(Kind::JumpIf, 8, ZERO, to);
+                let back = op.immediate <= i.ip();
+                self.push(Op { back, ..op });
+            }
+            // SETcc has one operand, CMOVcc two.
+            _ if i.condition_code() != ConditionCode::None && !branches => match i.op_count() {
+                1 => {
+                    let op = self.op(Kind::Set, 1, ZERO, (ZERO, 0));
+                    self.put_back(op)?;
+                }
+                2 => {
+                    let (a, b) = (self.register(0)?, self.source(1)?);
+                    let op = self.op(Kind::MoveIf, self.size(0)?, a, b);
+                    self.keep(op)?;
+                }
+                _ => return None,
+            },
+            _ => return self.nothing(),
+        }
+        Some(())
+    }
+
+    /// One that does nothing.
+    fn nothing(&self) -> Option<()> {
+        let nothing = matches!(
+            self.i.mnemonic(),
+            Mnemonic::Nop
+                | Mnemonic::Endbr64
+                | Mnemonic::Lfence
+                | Mnemonic::Mfence
+                | Mnemonic::Sfence
+                | Mnemonic::Pause
+                | Mnemonic::Cld
+                | Mnemonic::Prefetchnta
+                | Mnemonic::Prefetcht0
+                | Mnemonic::Prefetcht1
+                | Mnemonic::Prefetcht2
+                | Mnemonic::Prefetchw
+        );
+        nothing.then_some(())
+    }
+
+    fn copy(&mut self) -> Option<()> {
+        let size = self.size(0)?;
+        if self.i.op_kind(1) == OpKind::Memory {
+            // At once.
+            let (d, from) = (self.register(0)?, self.size(1)?);
+            self.load(d, size, from, false)
+        } else {
+            let (from, b) = (self.size(1)?, self.source(1)?);
+            let op = self.op(Kind::Copy, size, ZERO, b);
+            self.put_back(Op { from, ..op })
         }
     }
-    if kind == Kind::Nothing {
-        return Some(op);
+
+    /// `a = a ... b`.
+    fn binary(&mut self, kind: Kind) -> Option<()> {
+        let size = self.size(0)?;
+        let same = self.register(0).is_some() && self.register(0) == self.register(1);
+        if same && matches!(kind, Kind::Xor | Kind::Sub) {
+            // Whatever it was, it is zero now.
+            let op = self.op(Kind::And, size, ZERO, (ZERO, 0));
+            return self.keep(op);
+        }
+        let (a, b) = (self.modified(0)?, self.source(1)?);
+        let op = self.op(kind, size, a, b);
+        self.put_back(op)
     }
-    op.condition = i.condition_code() as u8;
-    let mut sizes = [0; 3];
-    for n in 0..i.op_count() {
-        let slot = op.args.get_mut(n as usize)?;
-        let size;
-        (*slot, size) = match i.op_kind(n) {
-            OpKind::Register => {
-                let register = i.op_register(n);
-                (general(register)?, register.size())
-            }
-            OpKind::Memory => {
-                op.address = address_of(i)?;
-                (MEMORY, i.memory_size().size())
-            }
+
+    fn unary(&mut self, kind: Kind) -> Option<()> {
+        let (size, a) = (self.size(0)?, self.modified(0)?);
+        let op = self.op(kind, size, a, (ZERO, 0));
+        self.put_back(op)
+    }
+
+    /// The double shifts have three operands.
+    fn shift(&mut self, kind: Kind) -> Option<()> {
+        let (size, a) = (self.size(0)?, self.modified(0)?);
+        // By one, where no count is given.
+        let b = match self.i.op_count() {
+            1 => (ZERO, 1),
+            2 => self.source(1)?,
+            _ => return None,
+        };
+        let op = self.op(kind, size, a, b);
+        self.put_back(op)
+    }
+
+    /// Flags alone come of it.
+    fn compare(&mut self, kind: Kind) -> Option<()> {
+        let size = self.size(0)?;
+        let ((a, _), b) = (self.source(0)?, self.source(1)?);
+        let op = self.op(kind, size, a, b);
+        self.push(Op { d: DROPPED, ..op });
+        Some(())
+    }
+
+    fn wide(&mut self, kind: Kind) -> Option<()> {
+        let (size, (a, _)) = (self.size(0)?, self.source(0)?);
+        self.push(self.op(kind, size, a, (ZERO, 0)));
+        Some(())
+    }
+
+    fn count(&mut self, kind: Kind) -> Option<()> {
+        let b = self.source(1)?;
+        let op = self.op(kind, self.size(0)?, ZERO, b);
+        self.keep(op)
+    }
+
+    /// Where a branch leads.
+    fn target(&mut self) -> Option<(Reg, u64)> {
+        match self.i.op0_kind() {
             OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
-                op.immediate = i.near_branch_target();
-                (IMMEDIATE, 8)
+                Some((ZERO, self.i.near_branch_target()))
+            }
+            _ => self.word(0),
+        }
+    }
+
+    /// An operand of 8 bytes. Segment registers, or 16 bits: nobody does.
+    fn word(&mut self, n: u32) -> Option<(Reg, u64)> {
+        if self.i.op_kind(n) != OpKind::Register && self.i.op_kind(n) != OpKind::Memory {
+            return self.source(n);
+        }
+        (self.size(n)? == 8).then(|| self.source(n))?
+    }
+
+    fn push_word(&mut self, value: (Reg, u64)) {
+        let below = Address {
+            base: RSP,
+            displacement: 8u64.wrapping_neg(),
+            ..Address::NONE
+        };
+        let op = self.op(Kind::Store, 8, ZERO, value);
+        let address = below;
+        self.push(Op { address, ..op });
+        self.move_stack(below);
+    }
+
+    /// To [`LOADED`], and so many bytes more.
+    fn pop_word(&mut self, more: u64) {
+        let mut address = Address {
+            base: RSP,
+            ..Address::NONE
+        };
+        let op = self.op(Kind::Load, 8, ZERO, (ZERO, 0));
+        self.push(Op {
+            address,
+            d: LOADED,
+            ..op
+        });
+        address.displacement = more.wrapping_add(8);
+        self.move_stack(address);
+    }
+
+    fn move_stack(&mut self, address: Address) {
+        let op = self.op(Kind::Lea, 8, ZERO, (ZERO, 0));
+        let d = RSP;
+        self.push(Op { address, d, ..op });
+    }
+
+    /// Bytes of an operand; an immediate one has the first one's.
+    fn size(&self, n: u32) -> Option<u8> {
+        let size = match self.i.op_kind(n) {
+            OpKind::Register => self.i.op_register(n).size(),
+            OpKind::Memory => self.i.memory_size().size(),
+            _ if n > 0 => return self.size(0),
+            _ => 8,
+        };
+        let size = u8::try_from(size).ok()?;
+        matches!(size, 1 | 2 | 4 | 8).then_some(size)
+    }
+
+    fn register(&self, n: u32) -> Option<Reg> {
+        if n >= self.i.op_count() || self.i.op_kind(n) != OpKind::Register {
+            return None;
+        }
+        general(self.i.op_register(n))
+    }
+
+    /// An operand as register and immediate; memory is loaded.
+    fn source(&mut self, n: u32) -> Option<(Reg, u64)> {
+        match self.i.op_kind(n) {
+            OpKind::Register => Some((self.register(n)?, 0)),
+            OpKind::Memory => {
+                let size = self.size(n)?;
+                self.load(LOADED, 8, size, false)?;
+                Some((LOADED, 0))
             }
             OpKind::Immediate8
             | OpKind::Immediate8_2nd
@@ -251,73 +389,124 @@ fn exact(at: u64, i: &Instruction) -> Option<Op> {
             | OpKind::Immediate8to16
             | OpKind::Immediate8to32
             | OpKind::Immediate8to64
-            | OpKind::Immediate32to64 => {
-                op.immediate = i.immediate(n);
-                (IMMEDIATE, 0)
+            | OpKind::Immediate32to64 => Some((ZERO, self.i.immediate(n))),
+            _ => None,
+        }
+    }
+
+    /// The same of one that is written to after.
+    fn modified(&mut self, n: u32) -> Option<Reg> {
+        if self.i.op_kind(n) != OpKind::Memory {
+            return self.register(n);
+        }
+        let size = self.size(n)?;
+        self.load(LOADED, 8, size, true)?;
+        Some(LOADED)
+    }
+
+    fn load(&mut self, d: Reg, size: u8, from: u8, stores: bool) -> Option<()> {
+        let address = self.address?;
+        let op = self.op(Kind::Load, size, ZERO, (ZERO, 0));
+        self.push(Op {
+            address,
+            from,
+            d,
+            stores,
+            ..op
+        });
+        Some(())
+    }
+
+    fn store(&mut self, size: u8, value: (Reg, u64)) -> Option<()> {
+        let address = self.address?;
+        let op = self.op(Kind::Store, size, ZERO, value);
+        self.push(Op { address, ..op });
+        Some(())
+    }
+
+    /// With the first operand, a register, as its destination.
+    fn keep(&mut self, op: Op) -> Option<()> {
+        let d = self.register(0)?;
+        self.push(Op { d, ..op });
+        Some(())
+    }
+
+    /// With the first operand as its destination, a register or memory.
+    fn put_back(&mut self, mut op: Op) -> Option<()> {
+        if self.i.op_kind(0) != OpKind::Memory {
+            return self.keep(op);
+        }
+        let size = op.size;
+        if op.kind == Kind::Copy {
+            return self.store(size, (op.b, op.immediate));
+        }
+        op.d = LOADED;
+        self.push(op);
+        self.store(size, (LOADED, 0))
+    }
+
+    fn op(&self, kind: Kind, size: u8, a: Reg, b: (Reg, u64)) -> Op {
+        Op {
+            condition: self.i.condition_code() as u8,
+            ..Op::new(kind, size, a, b)
+        }
+    }
+
+    fn push(&mut self, mut op: Op) {
+        op.depend();
+        self.ops.push(op);
+    }
+
+    /// By what it touches. It must go on with the next instruction.
+    fn other(&mut self, factory: &mut InstructionInfoFactory) -> Option<()> {
+        let i = self.i;
+        if i.flow_control() != FlowControl::Next
+            || i.is_privileged()
+            || i.has_rep_prefix() && i.is_string_instruction()
+        {
+            return None;
+        }
+        let mut op = self.op(Kind::Other, 8, ZERO, (ZERO, 0));
+        let info = factory.info(i);
+        match info.used_memory() {
+            [] => {}
+            [one] => {
+                op.address = self.address?;
+                let size = one.memory_size().size();
+                op.from = u8::try_from(size).ok()?;
+                op.loads = reads(one.access());
+                op.stores = writes(one.access());
+                // String instructions and the like have none of their own.
+                if !(0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
+                    return None;
+                }
             }
             _ => return None,
-        };
-        sizes[n as usize] = size;
-    }
-    (op.size, op.from) = (sizes[0] as u8, sizes[1] as u8);
-    if op.from == 0 {
-        op.from = op.size;
-    }
-    if kind == Kind::Lea {
-        op.address.segment = ZERO;
-    }
-    match kind {
-        Kind::Multiply => {
-            op.from = op.size;
-            if op.args[2] == ABSENT {
-                op.args = [op.args[0], op.args[0], op.args[1]];
+        }
+        for used in info.used_registers() {
+            let register = used.register();
+            if writes(used.access()) && register.is_gpr() {
+                op.spoils |= bit(register.full_register().number() as u8);
             }
         }
-        // Two operands each: the double shifts have three.
-        Kind::Shl | Kind::Shr | Kind::Sar | Kind::Rol | Kind::Ror if op.args[2] != ABSENT => {
+        // One that moves the stack is not understood.
+        if op.spoils & bit(RSP) != 0 {
             return None;
         }
-        // Of 16 bits it is undefined.
-        Kind::Swap if op.size < 4 => return None,
-        // Which processor it is.
-        Kind::Clock if i.mnemonic() == Mnemonic::Rdtscp => op.lost = 1 << RCX,
-        Kind::SignOf => {
-            op.size = sign_size(i.mnemonic());
-            op.from = op.size;
+        // A bit's number in a register counts from there on.
+        let bits = matches!(
+            i.mnemonic(),
+            Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+        );
+        if bits && i.op1_kind() == OpKind::Register {
+            (op.loads, op.stores) = (false, false);
         }
-        Kind::SignExtend if op.args[0] == ABSENT => {
-            // cbw, cwde, cdqe.
-            op.size = sign_size(i.mnemonic());
-            op.from = op.size / 2;
-            op.args = [RAX, RAX, ABSENT];
+        if i.rflags_modified() != 0 {
+            op.spoils |= FLAGS;
         }
-        Kind::Push | Kind::Pop => {
-            // Of a segment register, or of 16 bits: nobody does.
-            if i.op_kind(0) == OpKind::Register && op.size != 8 {
-                return None;
-            }
-            (op.size, op.from) = (8, 8);
-        }
-        Kind::Call | Kind::Return | Kind::Jump if op.args[0] == MEMORY && op.size != 8 => {
-            return None;
-        }
-        _ => {}
+        self.push(op);
+        Some(())
     }
-    // Whatever it was, it is zero now.
-    if matches!(kind, Kind::Xor | Kind::Sub) && op.args[0] < MEMORY && op.args[0] == op.args[1] {
-        op.kind = Kind::Clear;
-    }
-    if kind == Kind::Copy {
-        op.kind = match (op.args[0], op.args[1]) {
-            (MEMORY, _) => Kind::Store,
-            (_, MEMORY) => Kind::Load,
-            _ => kind,
-        };
-    }
-    op.stores = op.args[0] == MEMORY && kind.modifies();
-    let sized = |size| matches!(size, 1 | 2 | 4 | 8);
-    let bare = matches!(kind, Kind::Clock | Kind::Leave | Kind::Return);
-    (bare || sized(op.size) && sized(op.from)).then_some(op)
 }
 
 fn sign_size(mnemonic: Mnemonic) -> u8 {
@@ -328,80 +517,8 @@ fn sign_size(mnemonic: Mnemonic) -> u8 {
     }
 }
 
-fn kind_of(i: &Instruction) -> Option<Kind> {
-    Some(match i.mnemonic() {
-        Mnemonic::Nop
-        | Mnemonic::Endbr64
-        | Mnemonic::Lfence
-        | Mnemonic::Mfence
-        | Mnemonic::Sfence
-        | Mnemonic::Pause
-        | Mnemonic::Cld
-        | Mnemonic::Prefetchnta
-        | Mnemonic::Prefetcht0
-        | Mnemonic::Prefetcht1
-        | Mnemonic::Prefetcht2
-        | Mnemonic::Prefetchw => Kind::Nothing,
-        Mnemonic::Mov | Mnemonic::Movzx => Kind::Copy,
-        Mnemonic::Movsx | Mnemonic::Movsxd | Mnemonic::Cbw | Mnemonic::Cwde | Mnemonic::Cdqe => {
-            Kind::SignExtend
-        }
-        Mnemonic::Lea => Kind::Lea,
-        Mnemonic::Add => Kind::Add,
-        Mnemonic::Adc => Kind::Adc,
-        Mnemonic::Sub => Kind::Sub,
-        Mnemonic::Sbb => Kind::Sbb,
-        Mnemonic::Cmp => Kind::Cmp,
-        Mnemonic::And => Kind::And,
-        Mnemonic::Or => Kind::Or,
-        Mnemonic::Xor => Kind::Xor,
-        Mnemonic::Test => Kind::Test,
-        Mnemonic::Inc => Kind::Inc,
-        Mnemonic::Dec => Kind::Dec,
-        Mnemonic::Neg => Kind::Neg,
-        Mnemonic::Not => Kind::Not,
-        Mnemonic::Shl | Mnemonic::Sal => Kind::Shl,
-        Mnemonic::Shr => Kind::Shr,
-        Mnemonic::Sar => Kind::Sar,
-        Mnemonic::Rol => Kind::Rol,
-        Mnemonic::Ror => Kind::Ror,
-        Mnemonic::Imul if i.op_count() > 1 => Kind::Multiply,
-        Mnemonic::Imul => Kind::MultiplyWide { signed: true },
-        Mnemonic::Mul => Kind::MultiplyWide { signed: false },
-        Mnemonic::Idiv => Kind::Divide { signed: true },
-        Mnemonic::Div => Kind::Divide { signed: false },
-        Mnemonic::Cwd | Mnemonic::Cdq | Mnemonic::Cqo => Kind::SignOf,
-        Mnemonic::Xchg => Kind::Exchange,
-        Mnemonic::Bswap => Kind::Swap,
-        Mnemonic::Bsf => Kind::BitForward,
-        Mnemonic::Bsr => Kind::BitReverse,
-        Mnemonic::Tzcnt => Kind::TrailingZeros,
-        Mnemonic::Lzcnt => Kind::LeadingZeros,
-        Mnemonic::Popcnt => Kind::Population,
-        // With a register for the bit, memory is addressed beyond the operand.
-        Mnemonic::Bt if i.op0_kind() == OpKind::Register => Kind::BitTest,
-        Mnemonic::Push => Kind::Push,
-        Mnemonic::Pop => Kind::Pop,
-        Mnemonic::Leave => Kind::Leave,
-        Mnemonic::Jmp => Kind::Jump,
-        Mnemonic::Call => Kind::Call,
-        Mnemonic::Ret => Kind::Return,
-        Mnemonic::Rdtsc | Mnemonic::Rdtscp => Kind::Clock,
-        _ if i.is_jcc_short_or_near() => Kind::JumpIf,
-        // SETcc has one operand, CMOVcc two.
-        _ if i.condition_code() != ConditionCode::None && i.flow_control() == FlowControl::Next => {
-            match i.op_count() {
-                1 => Kind::Set,
-                2 => Kind::MoveIf,
-                _ => return None,
-            }
-        }
-        _ => return None,
-    })
-}
-
 /// The number of a general register; none for the second bytes (AH and so on).
-fn general(register: Register) -> Option<u8> {
+fn general(register: Register) -> Option<Reg> {
     use Register::{AH, BH, CH, DH};
     let plain = register.is_gpr() && !matches!(register, AH | BH | CH | DH);
     plain.then(|| register.full_register().number() as u8)
@@ -415,11 +532,9 @@ fn address_of(i: &Instruction) -> Option<Address> {
     };
     let mut address = Address {
         displacement: i.memory_displacement64(),
-        base: ZERO,
-        index: ZERO,
         shift: i.memory_index_scale().trailing_zeros() as u8,
         segment,
-        narrow: false,
+        ..Address::NONE
     };
     if i.is_ip_rel_memory_operand() {
         // iced gives what it points at.
@@ -435,53 +550,6 @@ fn address_of(i: &Instruction) -> Option<Address> {
         }
     }
     Some(address)
-}
-
-/// By what it touches. It must go on with the next instruction.
-fn other(at: u64, i: &Instruction, factory: &mut InstructionInfoFactory) -> Option<Op> {
-    if i.flow_control() != FlowControl::Next
-        || i.is_privileged()
-        || i.has_rep_prefix() && i.is_string_instruction()
-    {
-        return None;
-    }
-    let mut op = blank(at, i, Kind::Other);
-    let info = factory.info(i);
-    match info.used_memory() {
-        [] => {}
-        [one] => {
-            op.address = address_of(i)?;
-            let size = one.memory_size().size();
-            op.from = u8::try_from(size).ok()?;
-            op.loads = reads(one.access());
-            op.stores = writes(one.access());
-            // String instructions and the like have none of their own.
-            if !(0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory) {
-                return None;
-            }
-        }
-        _ => return None,
-    }
-    for used in info.used_registers() {
-        let register = used.register();
-        if writes(used.access()) && register.is_gpr() {
-            op.lost |= 1 << register.full_register().number();
-        }
-    }
-    // One that moves the stack is not understood.
-    if op.lost & (1 << RSP) != 0 {
-        return None;
-    }
-    // A bit's number in a register counts from there on.
-    let bits = matches!(
-        i.mnemonic(),
-        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
-    );
-    if bits && i.op1_kind() == OpKind::Register {
-        (op.loads, op.stores) = (false, false);
-    }
-    op.flags = i.rflags_modified() != 0;
-    Some(op)
 }
 
 fn reads(access: OpAccess) -> bool {

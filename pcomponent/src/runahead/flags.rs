@@ -11,9 +11,41 @@ const OF: u64 = 1 << 11;
 pub(super) struct Flags {
     /// The result, sign-extended.
     pub(super) value: i64,
-    pub(super) carry: u64,
-    pub(super) overflow: u64,
+    pub(super) carry: bool,
+    pub(super) overflow: bool,
 }
+
+/// Of each pair of conditions as iced numbers them (the second is the first one's
+/// opposite), a bit for each combination of overflow, carry, zero, sign: whether
+/// the first is met.
+const CONDITIONS: [u16; 8] = {
+    let mut table = [0; 8];
+    let mut n = 0;
+    while n < 16 {
+        let (overflow, carry) = (n & 1 != 0, n & 2 != 0);
+        let (zero, sign) = (n & 4 != 0, n & 8 != 0);
+        let less = sign != overflow;
+        let met = [
+            overflow,
+            carry,
+            zero,
+            carry || zero,
+            sign,
+            false,
+            less,
+            less || zero,
+        ];
+        let mut pair = 0;
+        while pair < 8 {
+            table[pair] |= (met[pair] as u16) << n;
+            pair += 1;
+        }
+        n += 1;
+    }
+    table
+};
+/// Of [`CONDITIONS`]: that of parity, which is not among them.
+const PARITY: usize = 5;
 
 impl Flags {
     pub(super) fn of(rflags: u64) -> Flags {
@@ -25,8 +57,8 @@ impl Flags {
                 // Of even parity, or of odd.
                 _ => 3 - odd,
             },
-            carry: rflags & CF,
-            overflow: u64::from(rflags & OF != 0),
+            carry: rflags & CF != 0,
+            overflow: rflags & OF != 0,
         }
     }
 
@@ -36,37 +68,27 @@ impl Flags {
         let bit = |set: bool, bit: u64| if set { bit } else { 0 };
         bit(self.value == 0, ZF)
             | bit(self.value < 0, SF)
-            | bit(self.carry != 0, CF)
-            | bit(self.overflow != 0, OF)
+            | bit(self.carry, CF)
+            | bit(self.overflow, OF)
             | bit(self.parity(), PF)
     }
 
-    #[inline]
-    pub(super) fn result(value: u64, size: u8, carry: bool, overflow: bool) -> Flags {
-        Flags {
-            value: extended(value, size),
-            carry: carry.into(),
-            overflow: overflow.into(),
-        }
-    }
-
-    pub(super) fn parity(self) -> bool {
+    fn parity(self) -> bool {
         (self.value as u8).count_ones().is_multiple_of(2)
     }
 
-    /// Conditions as iced numbers them: each odd one's opposite follows it.
+    /// Conditions as iced numbers them, from 1 on.
     #[inline]
     pub(super) fn meets(self, condition: u8) -> bool {
-        let less = || (self.value < 0) != (self.overflow != 0);
-        let is = match (condition.wrapping_sub(1)) / 2 {
-            0 => self.overflow != 0,
-            1 => self.carry != 0,
-            2 => self.value == 0,
-            3 => self.carry != 0 || self.value == 0,
-            4 => self.value < 0,
-            5 => self.parity(),
-            6 => less(),
-            _ => less() || self.value == 0,
+        let pair = usize::from(condition.wrapping_sub(1) / 2) % 8;
+        let is = if pair == PARITY {
+            self.parity()
+        } else {
+            let bits = u32::from(self.overflow)
+                | u32::from(self.carry) << 1
+                | u32::from(self.value == 0) << 2
+                | u32::from(self.value < 0) << 3;
+            CONDITIONS[pair] >> bits & 1 != 0
         };
         is != condition.is_multiple_of(2)
     }
@@ -75,16 +97,21 @@ impl Flags {
 /// The bits of an operand of `size` bytes (1 to 8).
 #[inline]
 pub(super) fn mask(size: u8) -> u64 {
-    u64::MAX >> ((64 - 8 * u32::from(size)) & 63)
+    u64::MAX >> above(size)
+}
+
+/// How many bits of 64 are above an operand of `size` bytes (1 to 8).
+#[inline]
+pub(super) fn above(size: u8) -> u32 {
+    (64 - 8 * u32::from(size)) & 63
 }
 
 #[inline]
 pub(super) fn sign(value: u64, size: u8) -> bool {
-    value >> ((8 * u32::from(size) - 1) & 63) & 1 != 0
+    (value << above(size)).cast_signed() < 0
 }
 
 #[inline]
 pub(super) fn extended(value: u64, from: u8) -> i64 {
-    let shift = (64 - 8 * u32::from(from)) & 63;
-    (value << shift).cast_signed() >> shift
+    (value << above(from)).cast_signed() >> above(from)
 }

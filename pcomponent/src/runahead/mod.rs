@@ -13,7 +13,7 @@
 //!
 //! All that comes out is which lines to bring. A wrong guess, code that has
 //! changed, a store of another thread: they make a line come in vain, and nothing
-//! else. What a run takes is weighed against what it saves, and where it does not
+//! else. How long lines take with it and without is measured, and where it does not
 //! pay it is tried less and less often (`sites`).
 
 mod arithmetic;
@@ -21,6 +21,7 @@ mod blocks;
 mod decode;
 mod execute;
 mod flags;
+mod op;
 mod sites;
 mod stores;
 #[cfg(test)]
@@ -79,10 +80,10 @@ pub(crate) struct RunAhead {
     pub(crate) sites: Sites,
 }
 
-/// Ticks that an instruction takes that is decoded already, or rather half of that:
-/// a line that is found late pays for itself no more, but those behind it may.
+/// Ticks that an operation takes that is decoded already, or rather half of that: a
+/// line that is found late pays for itself no more, but those behind it may.
 const TICKS: u64 = 12;
-/// Instructions without finding anything: however little, or much, a line saves.
+/// Operations without finding anything: however little, or much, a line saves.
 const LEAST: u64 = 64;
 const MOST: u64 = 4096;
 
@@ -97,7 +98,7 @@ impl RunAhead {
     }
 
     /// Follows the program from `registers` on as long as the next line may still
-    /// pay: one saves so many ticks. The instructions that were carried out.
+    /// pay: one saves so many ticks. The operations that were carried out.
     pub(crate) fn run(&mut self, registers: &Registers, saves: u64, world: &mut impl World) -> u64 {
         self.stores.clear();
         let patience = (saves / TICKS).clamp(LEAST, MOST);

@@ -1,40 +1,133 @@
-//! Where running ahead pays: by the address of the instruction that missed.
+//! Where running ahead pays: by the address of the instruction that missed. What
+//! counts is the time from one miss to the next for each line that came, but for
+//! making room and installing, which each line needs: with runs ahead and without
+//! them, each as it was the last times that it was tried.
 
 const ENTRIES: usize = 256;
 /// Lines that are looked for at a place that is new.
 const FIRST_DEPTH: u16 = 2;
-/// Runs before they are judged: the first ones find nothing decoded, nothing in
-/// the CPU's caches, and no depth.
-const TRIAL: u16 = 6;
+/// Misses at a place that is new before it is tried.
+const FIRST_LOOK: u16 = 8;
+/// Runs of a trial, and those of them that count: the first ones find nothing
+/// decoded, nothing in the CPU's caches, and no depth.
+const TRIAL: u16 = 8;
+const COUNTED: u16 = 4;
 /// Misses passed over before it is tried again: at first, and at most.
 const SHORTEST_PAUSE: u16 = 16;
 const LONGEST_PAUSE: u16 = 4096;
-/// What a thread may lose by trials: one part in so many of what its misses could
+/// Runs, where they pay, before some misses without show what those take now.
+const TERM: u16 = 512;
+const CHECK: u16 = 4;
+/// What a thread may spend on trials: one part in so many of what its misses could
 /// save, and what so many misses could save at most.
 const ALLOWED: i64 = 16;
 const CREDIT: i64 = 64;
 
+/// What is done at a place, for as many misses as are left of it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+enum Phase {
+    /// It is not tried.
+    #[default]
+    Pause,
+    Trial,
+    /// It pays.
+    Run,
+    /// It paid: some misses without.
+    Check,
+}
+
 #[derive(Clone, Copy, Default)]
 struct Site {
     rip: u64,
-    /// What the last runs saved less what they took, the latest counting most.
-    balance: i64,
+    /// Ticks for each line without runs, and with them; 0: not known.
+    alone: u64,
+    with: u64,
+    phase: Phase,
+    left: u16,
+    /// Misses of the last pause, or the next one.
+    pause: u16,
     /// Lines to bring at most.
     depth: u16,
-    /// Runs that are not judged yet.
-    trial: u16,
-    /// Misses to pass over, of how many.
-    left: u16,
-    pause: u16,
 }
 
-/// What was foretold.
+impl Site {
+    fn new(rip: u64, most: u16) -> Site {
+        Site {
+            rip,
+            left: FIRST_LOOK,
+            pause: SHORTEST_PAUSE,
+            depth: FIRST_DEPTH.min(most),
+            ..Site::default()
+        }
+    }
+
+    /// So many lines took so long each. Who was interrupted, or slept, meanwhile has
+    /// taken longer than that: what is far from what is known counts little.
+    fn learn(&mut self, ran: bool, lines: u64, ticks: u64) {
+        let ticks = if self.alone == 0 {
+            ticks
+        } else {
+            ticks.min(2 * self.alone)
+        };
+        // By how many lines what is known weighs.
+        let (known, weight) = match self.phase {
+            _ if !ran => (&mut self.alone, 7),
+            Phase::Run => (&mut self.with, 256),
+            Phase::Trial if self.left < COUNTED => (&mut self.with, 48),
+            _ => return,
+        };
+        *known = match *known {
+            0 => ticks.max(1),
+            old => (weight * old + lines * ticks) / (weight + lines),
+        };
+    }
+
+    /// Whether to run ahead of the next miss; `may_try`: whether a trial may begin.
+    fn next(&mut self, may_try: bool) -> bool {
+        if self.phase == Phase::Run && self.with > self.alone {
+            self.stop();
+        }
+        if self.left == 0 {
+            let pays = self.with > 0 && self.with <= self.alone;
+            match self.phase {
+                Phase::Pause if !may_try => return false,
+                Phase::Pause => (self.phase, self.left, self.with) = (Phase::Trial, TRIAL, 0),
+                Phase::Trial | Phase::Check if !pays => self.stop(),
+                Phase::Trial => (self.phase, self.left) = (Phase::Run, TERM),
+                Phase::Check => {
+                    (self.phase, self.left) = (Phase::Run, TERM);
+                    self.pause = SHORTEST_PAUSE;
+                }
+                Phase::Run => (self.phase, self.left) = (Phase::Check, CHECK),
+            }
+        }
+        self.left -= 1;
+        matches!(self.phase, Phase::Trial | Phase::Run)
+    }
+
+    /// Not for a while, each time for twice as long.
+    fn stop(&mut self) {
+        (self.phase, self.left) = (Phase::Pause, self.pause);
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+    }
+}
+
+/// What was foretold: the line that would be missed next.
 #[derive(Clone, Copy)]
 struct Expected {
     line: u64,
-    /// Where the run began, and what it saved if it was right.
+    /// Where the run began.
     rip: u64,
-    saved: i64,
+}
+
+/// A miss of which it is not known yet how long it was until the next one.
+#[derive(Clone, Copy)]
+struct Last {
+    rip: u64,
+    /// When it began, and later by what went into making room and installing.
+    at: u64,
+    lines: u64,
+    ran: bool,
 }
 
 /// How a run went.
@@ -42,8 +135,8 @@ struct Expected {
 pub(crate) struct Outcome {
     /// Ticks that it took, beside bringing lines.
     pub took: u64,
-    /// Ticks that it saved, if the program needs what it brought.
-    pub saved: u64,
+    /// Lines that need not be missed.
+    pub lines: u32,
     /// The line that it would have brought next.
     pub next: Option<u64>,
     /// The line that was missed went to make room: it will be missed again.
@@ -55,7 +148,8 @@ pub(crate) struct Sites {
     sites: Vec<Site>,
     most: u16,
     expected: Option<Expected>,
-    /// What may still be lost.
+    last: Option<Last>,
+    /// What may still be spent on trials.
     credit: i64,
 }
 
@@ -66,99 +160,104 @@ impl Sites {
             sites: Vec::new(),
             most: u16::try_from(most).unwrap_or(u16::MAX),
             expected: None,
+            last: None,
             credit: 0,
         }
     }
 
-    fn site(&mut self, rip: u64) -> &mut Site {
-        if self.sites.is_empty() {
-            self.sites.resize(ENTRIES, Site::default());
-        }
-        &mut self.sites[(rip ^ (rip >> 8)) as usize % ENTRIES]
+    fn site(&mut self, rip: u64) -> Option<&mut Site> {
+        let site = self.sites.get_mut((rip ^ (rip >> 8)) as usize % ENTRIES)?;
+        (site.rip == rip).then_some(site)
     }
 
-    /// `line` was missed by the instruction at `rip`; one that need not be missed
-    /// `saves` so many ticks. How many lines to look for from there. It tells
-    /// whether the last run was right as well.
-    pub(crate) fn missed(&mut self, rip: u64, line: u64, saves: u64) -> u32 {
+    /// A line is missed at that time, of whatever kind: it ends what the last one
+    /// took.
+    pub(crate) fn settle(&mut self, now: u64) {
+        let Some(last) = self.last.take() else {
+            return;
+        };
+        if let Some(site) = self.site(last.rip) {
+            let each = now.saturating_sub(last.at) / last.lines;
+            site.learn(last.ran, last.lines, each);
+        }
+    }
+
+    /// `line` was missed by the instruction at `rip`, at that time, on its own; one
+    /// that need not be missed `saves` so many ticks. How many lines to look for from
+    /// there. It tells whether the last run was right as well.
+    pub(crate) fn missed(&mut self, rip: u64, line: u64, saves: u64, at: u64) -> u32 {
         if self.most == 0 {
             return 0;
         }
-        let most = self.most;
         if let Some(expected) = self.expected.take() {
             self.learn(expected, line);
         }
         let saves = i64::try_from(saves).unwrap_or(i64::MAX / CREDIT);
         self.credit = (self.credit + saves / ALLOWED).min(CREDIT * saves);
-        let credit = self.credit;
-        let site = self.site(rip);
+        let (may_try, most) = (self.credit >= 0, self.most);
+        if self.sites.is_empty() {
+            // No code is there.
+            self.sites.resize(ENTRIES, Site::new(u64::MAX, most));
+        }
+        let site = &mut self.sites[(rip ^ (rip >> 8)) as usize % ENTRIES];
         if site.rip != rip {
-            *site = Site {
-                rip,
-                depth: FIRST_DEPTH.min(most),
-                trial: TRIAL,
-                ..Site::default()
-            };
+            *site = Site::new(rip, most);
         }
-        if site.left > 0 {
-            site.left -= 1;
-            return 0;
-        }
-        if site.trial > 0 && credit < 0 {
-            return 0;
-        }
-        site.depth.into()
+        let (runs, depth) = (site.next(may_try), site.depth);
+        self.last = Some(Last {
+            rip,
+            at,
+            lines: 1,
+            ran: runs,
+        });
+        if runs { depth.into() } else { 0 }
     }
 
-    /// Right: twice as many lines the next time. Wrong: half as many, and what it
-    /// brought was perhaps brought in vain, which costs twice what it would have
-    /// saved.
+    /// So many lines came at once for a miss at `rip`, at that time, as streams
+    /// expected them.
+    pub(crate) fn streamed(&mut self, rip: u64, at: u64, lines: u64) {
+        self.last = Some(Last {
+            rip,
+            at,
+            lines,
+            ran: false,
+        });
+    }
+
+    /// So many ticks of the last miss went into making room and installing.
+    pub(crate) fn brought(&mut self, ticks: u64) {
+        if let Some(last) = &mut self.last {
+            last.at = last.at.saturating_add(ticks);
+        }
+    }
+
+    /// Right: twice as many lines the next time. Wrong: half as many.
     fn learn(&mut self, expected: Expected, line: u64) {
         let most = self.most;
-        let site = self.site(expected.rip);
-        if site.rip != expected.rip {
-            return;
-        }
-        if expected.line == line {
-            site.depth = (2 * site.depth).min(most);
-        } else {
-            site.depth = (site.depth / 2).max(1);
-            site.balance -= 2 * expected.saved;
-            self.credit -= 2 * expected.saved;
+        if let Some(site) = self.site(expected.rip) {
+            site.depth = if expected.line == line {
+                (2 * site.depth).min(most)
+            } else {
+                (site.depth / 2).max(1)
+            };
         }
     }
 
-    /// How the run that was begun at `rip` went. Where they do not pay, the next
-    /// ones are put off, each time for twice as long.
+    /// How the run that was begun at `rip` went.
     pub(crate) fn ran(&mut self, rip: u64, outcome: &Outcome) {
-        let ticks = |n: u64| i64::try_from(n).unwrap_or(i64::MAX / 4);
-        let (took, saved) = (ticks(outcome.took), ticks(outcome.saved));
-        let saved = if outcome.in_vain { 0 } else { saved };
-        self.expected = outcome.next.map(|line| Expected { line, rip, saved });
-        // Who is interrupted meanwhile takes long once: that alone is no judgement.
-        let net = if saved > 0 {
-            (saved - took).max(-saved)
-        } else {
-            -took
-        };
-        self.credit += net;
-        let site = self.site(rip);
-        let before = site.balance;
-        site.balance = before / 2 + net / 2;
-        site.trial = site.trial.saturating_sub(1);
-        if !outcome.in_vain {
-            if site.trial > 0 {
-                return;
-            }
-            if site.balance >= 0 {
-                site.pause = 0;
-            }
-            if site.balance >= 0 || before >= 0 {
-                return;
-            }
+        self.expected = outcome.next.map(|line| Expected { line, rip });
+        if let Some(last) = &mut self.last {
+            last.lines += u64::from(outcome.lines);
         }
-        site.pause = (2 * site.pause).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        (site.left, site.trial, site.balance) = (site.pause, TRIAL, 0);
+        let Some(site) = self.site(rip) else { return };
+        let on_trial = site.phase == Phase::Trial;
+        if outcome.in_vain {
+            site.stop();
+            self.last = None;
+        }
+        if on_trial {
+            self.credit -= i64::try_from(outcome.took).unwrap_or(i64::MAX / 4);
+        }
     }
 }
 
@@ -167,119 +266,187 @@ mod tests {
     use super::*;
 
     const SAVES: u64 = 1000;
+    /// Of a miss on its own, until the next one.
+    const ALONE: u64 = 3000;
 
-    fn outcome(found: u64, next: Option<u64>, took: u64) -> Outcome {
-        Outcome {
-            took,
-            saved: found * SAVES,
-            next,
-            in_vain: false,
-        }
+    /// A thread that does nothing but miss lines.
+    struct Thread {
+        sites: Sites,
+        now: u64,
+        line: u64,
     }
 
-    /// Runs of `outcome` for so many misses at one place: how many there were.
-    fn runs(sites: &mut Sites, misses: u64, outcome: &Outcome) -> u64 {
-        let mut runs = 0;
-        for miss in 0..misses {
-            if sites.missed(1, miss, SAVES) > 0 {
-                runs += 1;
-                sites.ran(1, outcome);
+    impl Thread {
+        fn new(most: u32) -> Thread {
+            Thread {
+                sites: Sites::new(most),
+                now: 1,
+                line: 0,
             }
         }
-        runs
+
+        /// A miss at `rip`: how many lines it is to look for.
+        fn miss(&mut self, rip: u64) -> u32 {
+            self.sites.settle(self.now);
+            self.line += 1;
+            let depth = self.sites.missed(rip, self.line, SAVES, self.now);
+            self.now += ALONE;
+            depth
+        }
+
+        fn ran(&mut self, rip: u64, found: u32, took: u64) {
+            let outcome = Outcome {
+                took,
+                lines: found,
+                next: Some(self.line + 1),
+                in_vain: false,
+            };
+            self.sites.ran(rip, &outcome);
+            self.now += took;
+        }
+
+        /// So many misses at one place, where each run finds so many lines, to bring
+        /// one of which takes `each`: how many of them ran.
+        fn misses(&mut self, count: u64, found: u32, took: u64, each: u64) -> u64 {
+            let mut runs = 0;
+            for _ in 0..count {
+                let depth = self.miss(1);
+                if depth > 0 {
+                    runs += 1;
+                    let found = found.min(depth);
+                    self.ran(1, found, took);
+                    self.now += u64::from(found) * each;
+                }
+            }
+            runs
+        }
     }
 
     #[test]
     fn depth_doubles_while_the_next_line_is_foretold_and_halves_where_it_is_not() {
-        let mut sites = Sites::new(16);
-        let mut depths = vec![sites.missed(1, 0, SAVES)];
-        for line in 1..5 {
-            sites.ran(1, &outcome(2, Some(line), 10));
-            depths.push(sites.missed(1, line, SAVES));
+        let mut thread = Thread::new(16);
+        let mut depths = Vec::new();
+        while depths.len() < 5 {
+            match thread.miss(1) {
+                0 => {}
+                depth => {
+                    depths.push(depth);
+                    thread.ran(1, depth, 10);
+                }
+            }
         }
         assert_eq!(depths, [2, 4, 8, 16, 16]);
         for wrong in [8, 4, 2, 1, 1] {
-            sites.ran(1, &outcome(0, Some(7), 0));
-            assert_eq!(sites.missed(1, 8, SAVES), wrong);
+            thread.line += 5;
+            assert_eq!(thread.miss(1), wrong);
+            thread.ran(1, wrong, 10);
         }
         // One that does not say keeps it.
-        sites.ran(1, &outcome(1, None, 10));
-        assert_eq!(sites.missed(1, 9, SAVES), 1);
+        thread.sites.expected = None;
+        assert_eq!(thread.miss(1), 1);
+    }
+
+    #[test]
+    fn what_pays_is_done_but_for_a_look_now_and_then() {
+        let mut thread = Thread::new(16);
+        let runs = thread.misses(10_000, 16, 1000, 1000);
+        assert!((9800..9980).contains(&runs), "{runs}");
     }
 
     #[test]
     fn what_does_not_pay_is_tried_less_and_less_and_again_when_it_pays() {
-        let mut sites = Sites::new(16);
-        let tried = runs(&mut sites, 10_000, &outcome(0, None, 2000));
-        assert!((30..=72).contains(&tried), "{tried}");
+        let mut thread = Thread::new(16);
+        // It finds lines, and takes longer than they would on their own.
+        let tried = thread.misses(10_000, 4, 9000, 2000);
+        assert!((40..=100).contains(&tried), "{tried}");
         // Another place is not judged by it.
-        assert_eq!(sites.missed(2, 0, SAVES), 2);
-        let pays = outcome(4, None, 2000);
-        runs(&mut sites, 5000, &pays);
-        assert_eq!(runs(&mut sites, 1000, &pays), 1000);
+        let elsewhere = (0..10).filter(|_| thread.miss(2) > 0).count();
+        assert_eq!(elsewhere, 2);
+        thread.misses(5000, 8, 500, 1000);
+        assert!(thread.misses(1000, 8, 500, 1000) > 980);
+    }
+
+    #[test]
+    fn what_streams_bring_for_less_is_left_to_them() {
+        let mut thread = Thread::new(16);
+        let mut runs = 0;
+        for _ in 0..2000 {
+            // One line of seventeen is missed on its own.
+            let depth = thread.miss(1);
+            runs += u64::from(depth > 0);
+            if depth > 0 {
+                thread.ran(1, 2, 2 * ALONE);
+            }
+            thread.sites.settle(thread.now);
+            thread.sites.streamed(1, thread.now, 16);
+            thread.now += ALONE;
+        }
+        assert!(runs < 150, "{runs}");
+    }
+
+    #[test]
+    fn lines_that_are_brought_in_vain_are_no_gain() {
+        let mut thread = Thread::new(16);
+        let mut runs = 0;
+        for _ in 0..10_000 {
+            let depth = thread.miss(1);
+            if depth > 0 {
+                runs += 1;
+                // They are counted, but the next miss comes as soon as it did.
+                thread.ran(1, depth, 100);
+                thread.now += u64::from(depth) * ALONE;
+            }
+        }
+        assert!(runs < 150, "{runs}");
     }
 
     /// Many places of which none pays: together they take a small part of what the
     /// misses do, however many there are.
     #[test]
     fn trials_are_bounded_whatever_the_number_of_places() {
-        let mut sites = Sites::new(16);
-        let mut lost = 0;
-        for miss in 0..100_000u64 {
-            let rip = miss % 5000 * 7;
-            if sites.missed(rip, miss, SAVES) > 0 {
-                lost += 5000;
-                sites.ran(rip, &outcome(0, None, 5000));
+        let mut thread = Thread::new(16);
+        let mut spent = 0;
+        for miss in 0..200_000u64 {
+            let rip = miss % 200 * 7;
+            if thread.miss(rip) > 0 {
+                spent += 5000;
+                thread.ran(rip, 0, 5000);
             }
         }
-        assert!(lost <= 100_000 * SAVES / 16 + 10_000, "{lost}");
-        assert!(lost >= 100_000 * SAVES / 32, "{lost}");
-    }
-
-    #[test]
-    fn what_is_wrong_as_often_as_right_ends() {
-        let mut sites = Sites::new(16);
-        let mut runs = 0;
-        for miss in 0..10_000u64 {
-            if sites.missed(1, miss, SAVES) > 0 {
-                runs += 1;
-                let right = runs % 2 == 0;
-                let next = Some(if right { miss + 1 } else { u64::MAX });
-                sites.ran(1, &outcome(1, next, 100));
-            }
-        }
-        assert!(runs < 2000, "{runs}");
+        assert!(spent <= 200_000 * SAVES / 16 + 50_000, "{spent}");
+        assert!(spent >= 1_000_000, "{spent}");
     }
 
     #[test]
     fn a_run_that_drives_its_own_line_out_is_not_repeated_at_once() {
-        let mut sites = Sites::new(16);
-        let pays = outcome(4, None, 100);
-        assert_eq!(runs(&mut sites, 100, &pays), 100);
+        let mut thread = Thread::new(16);
+        thread.misses(100, 16, 100, 100);
+        assert!(thread.miss(1) > 0);
         let in_vain = Outcome {
+            took: 100,
+            lines: 4,
+            next: None,
             in_vain: true,
-            ..pays
         };
-        sites.ran(1, &in_vain);
-        assert_eq!(sites.missed(1, 0, SAVES), 0);
-        assert_eq!(sites.missed(1, 0, SAVES), 0);
+        thread.sites.ran(1, &in_vain);
+        assert_eq!((thread.miss(1), thread.miss(1)), (0, 0));
     }
 
     #[test]
-    fn one_run_that_took_long_is_forgiven() {
-        let mut sites = Sites::new(16);
-        let pays = outcome(4, None, 1000);
-        assert_eq!(runs(&mut sites, 100, &pays), 100);
-        sites.ran(1, &outcome(4, None, 10_000_000));
-        assert_eq!(runs(&mut sites, 100, &pays), 100);
-        sites.ran(1, &outcome(4, None, 10_000_000));
-        sites.ran(1, &outcome(4, None, 10_000_000));
-        assert_eq!(sites.missed(1, 0, SAVES), 0);
+    fn a_thread_that_sleeps_now_and_then_goes_on() {
+        let mut thread = Thread::new(16);
+        thread.misses(100, 16, 1000, 1000);
+        let mut runs = 0;
+        for _ in 0..100 {
+            runs += thread.misses(20, 16, 1000, 1000);
+            thread.now += 100_000_000;
+        }
+        assert!(runs > 1900, "{runs}");
     }
 
     #[test]
     fn without_prefetch_it_never_runs() {
-        let mut sites = Sites::new(0);
-        assert_eq!(sites.missed(1, 1, SAVES), 0);
+        let mut thread = Thread::new(0);
+        assert_eq!(thread.misses(1000, 4, 10, 10), 0);
     }
 }

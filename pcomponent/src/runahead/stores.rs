@@ -23,15 +23,6 @@ pub(super) struct Stores {
     filter: u64,
 }
 
-/// An access cut where words end: word, bits into it, bits into the value, bytes.
-fn parts(at: u64, size: u64) -> [(u64, u64, u64, u64); 2] {
-    let first = size.min(8 - at % 8);
-    [
-        (at / 8, at % 8 * 8, 0, first),
-        (at.wrapping_add(first) / 8, 0, first * 8, size - first),
-    ]
-}
-
 impl Stores {
     pub(super) fn new() -> Stores {
         Stores {
@@ -48,6 +39,7 @@ impl Stores {
         }
     }
 
+    #[inline]
     fn slot(&self, word: u64) -> usize {
         let key = word + 1;
         let mut n = (word ^ (word >> 6)) as usize % WORDS;
@@ -59,32 +51,39 @@ impl Stores {
 
     /// Stores the low `size` bytes (1 to 8) of a value, which may not be known,
     /// at `at`. False: there is no room for more.
+    #[inline]
     pub(super) fn put(&mut self, at: u64, size: u64, value: Option<u64>) -> bool {
-        for (number, into, from, len) in parts(at, size) {
-            if len == 0 {
-                break;
-            }
-            let slot = self.slot(number);
-            let word = &mut self.words[slot];
-            if word.key == 0 {
-                // One stays free: probing ends there.
-                if self.used.len() == WORDS - 1 {
-                    return false;
-                }
-                word.key = number + 1;
-                self.filter |= 1 << (number % 64);
-                self.used.push(slot as u8);
-            }
-            let mask = mask(len as u8) << into;
-            word.stored |= mask;
-            match value {
-                Some(value) => {
-                    word.data = word.data & !mask | (value >> from) << into & mask;
-                    word.unknown &= !mask;
-                }
-                None => word.unknown |= mask,
-            }
+        let (into, mask) = (at % 8 * 8, mask(size as u8));
+        let (data, unknown) = value.map_or((0, mask), |value| (value & mask, 0));
+        if !self.put_word(at / 8, [data << into, mask << into, unknown << into]) {
+            return false;
         }
+        let first = 64 - into;
+        at % 8 + size <= 8
+            || self.put_word(
+                at.wrapping_add(8) / 8,
+                [data >> first, mask >> first, unknown >> first],
+            )
+    }
+
+    /// Of one word: its data, which bits of it are stored, and which of them are not
+    /// known.
+    #[inline]
+    fn put_word(&mut self, number: u64, [data, stored, unknown]: [u64; 3]) -> bool {
+        let slot = self.slot(number);
+        let word = &mut self.words[slot];
+        if word.key == 0 {
+            // One stays free: probing ends there.
+            if self.used.len() == WORDS - 1 {
+                return false;
+            }
+            word.key = number + 1;
+            self.filter |= 1 << (number % 64);
+            self.used.push(slot as u8);
+        }
+        word.data = word.data & !stored | data;
+        word.stored |= stored;
+        word.unknown = word.unknown & !stored | unknown;
         true
     }
 
@@ -98,25 +97,30 @@ impl Stores {
 
     /// The `size` bytes (1 to 8) at `at`, which are `memory` where they were not
     /// stored; `None` if one of them is not known.
+    #[inline]
     pub(super) fn get(&self, at: u64, size: u64, memory: Option<u64>) -> Option<u64> {
-        let (mut value, mut have) = (0, 0);
-        for (number, from, into, len) in parts(at, size) {
-            if len == 0 {
-                break;
-            }
-            let word = self.words[self.slot(number)];
-            let mask = mask(len as u8);
-            if (word.unknown >> from) & mask != 0 {
-                return None;
-            }
-            let stored = (word.stored >> from) & mask;
-            value |= ((word.data >> from) & stored) << into;
-            have |= stored << into;
+        let (from, whole) = (at % 8 * 8, mask(size as u8));
+        let [mut data, mut stored, mut unknown] = self.word(at / 8).map(|bits| bits >> from);
+        if at % 8 + size > 8 {
+            let last = self.word(at.wrapping_add(8) / 8);
+            let first = 64 - from;
+            data |= last[0] << first;
+            stored |= last[1] << first;
+            unknown |= last[2] << first;
         }
-        let whole = mask(size as u8);
-        if have == whole {
-            return Some(value);
+        if unknown & whole != 0 {
+            None
+        } else if stored & whole == whole {
+            Some(data & whole)
+        } else {
+            Some((memory? & !stored | data & stored) & whole)
         }
-        Some(memory? & whole & !have | value)
+    }
+
+    /// As [`Stores::put_word`] has it.
+    #[inline]
+    fn word(&self, number: u64) -> [u64; 3] {
+        let word = &self.words[self.slot(number)];
+        [word.data, word.stored, word.unknown]
     }
 }
