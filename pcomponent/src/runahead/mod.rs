@@ -18,6 +18,8 @@
 
 mod arithmetic;
 mod blocks;
+#[cfg(test)]
+mod cpu_tests;
 mod decode;
 mod execute;
 mod flags;
