@@ -36,7 +36,7 @@ struct Ahead<'a> {
     /// number of the line.
     awaited: Vec<Awaited>,
     pieces: Vec<(Piece, usize)>,
-    /// Ticks that went into bringing lines.
+    /// Ticks that went into bringing lines, and into letting stores through.
     bringing: u64,
 }
 
@@ -107,7 +107,7 @@ impl Memory {
             let took = followed.saturating_sub(world.bringing);
             let outcome = Outcome {
                 took,
-                lines: brought + world.lifted,
+                lines: brought,
                 next,
                 in_vain: !self.cache.holds(line),
             };
@@ -167,7 +167,9 @@ impl Ahead<'_> {
         if self.found() >= self.most || !self.may_store(line, at) {
             return false;
         }
+        let before = clock::now();
         let lifted = self.memory.let_writes_through(self.space, line);
+        self.bringing += clock::now().since(before);
         if lifted {
             self.memory.note_store(at);
             self.me.streams.stored(line);
@@ -307,7 +309,7 @@ impl World for Ahead<'_> {
         let last = at.saturating_add(size.max(1) - 1);
         let line_of = |at| LineNo(at >> (self.line_shift & 63));
         let (from, to) = (line_of(at), line_of(last));
-        if from == to && self.is_here(from, store) {
+        if from == to && at >= USER_MIN.0 && self.is_here(from, store) {
             return Touch::Here;
         }
         if at < USER_MIN.0 || last >= USER_MAX.0 {

@@ -75,9 +75,6 @@ impl Memory {
         counters: &Counters,
     ) -> FaultEnd {
         let begun = clock::now();
-        if let Some(runner) = &mut me.runner {
-            runner.sites.settle(begun.count());
-        }
         let space = self.space();
         let Some(vma) = space.find(at) else {
             return FaultEnd::NotMapped;

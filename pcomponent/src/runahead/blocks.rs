@@ -5,7 +5,8 @@ use super::op::{Op, find_flags};
 use iced_x86::InstructionInfoFactory;
 
 const BLOCKS: usize = 2048;
-/// Operations of all blocks; of one, and as many more as an instruction has.
+/// Operations of all blocks; of one, which has no more instructions either, and as
+/// many more as an instruction has.
 const OPS: usize = 8192;
 const LONGEST_BLOCK: usize = 64;
 const MOST_OPS: usize = 8;
@@ -68,9 +69,8 @@ impl Decoded {
 
     #[cold]
     fn decode(&mut self, at: u64, mut code: impl FnMut(u64, &mut [u8; LONGEST]) -> usize) -> Place {
-        let none = Place {
-            // No address of the program's.
-            at: u64::MAX,
+        let nothing_at = |at| Place {
+            at,
             next: at,
             first: 0,
             count: 0,
@@ -78,10 +78,15 @@ impl Decoded {
         if self.ops.len() + LONGEST_BLOCK + MOST_OPS > OPS || self.places.is_empty() {
             self.ops.clear();
             self.places.clear();
-            self.places.resize(BLOCKS, none);
+            // No address of the program's.
+            self.places.resize(BLOCKS, nothing_at(u64::MAX));
         }
         let (first, mut next) = (self.ops.len(), at);
-        while self.ops.len() < first + LONGEST_BLOCK {
+        // Some have no operations.
+        for _ in 0..LONGEST_BLOCK {
+            if self.ops.len() >= first + LONGEST_BLOCK {
+                break;
+            }
             let mut bytes = [0; LONGEST];
             let len = code(next, &mut bytes);
             let Some(then) = decode(next, &bytes[..len], &mut self.info, &mut self.ops) else {
@@ -94,7 +99,7 @@ impl Decoded {
         }
         find_flags(&mut self.ops[first..]);
         if next == at {
-            return none;
+            return nothing_at(at);
         }
         let place = Place {
             at,

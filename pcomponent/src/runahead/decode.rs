@@ -143,7 +143,7 @@ impl Parts<'_> {
                 let op = self.op(Kind::Copy, size, ZERO, (LOADED, 0));
                 self.push(Op { d, ..op });
             }
-            Mnemonic::Push => {
+            Mnemonic::Push if i.stack_pointer_increment() == -8 => {
                 let value = self.word(0)?;
                 self.push_word(value);
             }
@@ -173,7 +173,8 @@ impl Parts<'_> {
                 self.push(self.op(Kind::Jump, 8, ZERO, to));
             }
             Mnemonic::Call => {
-                let to = self.target()?;
+                // It moves by the push.
+                let to = self.target().filter(|to| to.0 != RSP)?;
                 self.push_word((ZERO, i.next_ip()));
                 self.push(self.op(Kind::Jump, 8, ZERO, to));
             }
@@ -267,7 +268,6 @@ impl Parts<'_> {
         self.put_back(op)
     }
 
-    /// The double shifts have three operands.
     fn shift(&mut self, kind: Kind) -> Option<()> {
         let (size, a) = (self.size(0)?, self.modified(0)?);
         // By one, where no count is given.
@@ -462,6 +462,8 @@ impl Parts<'_> {
         let i = self.i;
         if i.flow_control() != FlowControl::Next
             || i.is_privileged()
+            || i.mnemonic() == Mnemonic::Wrfsbase
+            || i.op_register(0) == Register::FS
             || i.has_rep_prefix() && i.is_string_instruction()
         {
             return None;
@@ -545,7 +547,8 @@ fn address_of(i: &Instruction) -> Option<Address> {
         (i.memory_index(), &mut address.index),
     ] {
         if register != Register::None {
-            *slot = general(register)?;
+            // xlatb's index is of one byte.
+            *slot = general(register).filter(|_| register.size() >= 4)?;
             address.narrow |= register.size() == 4;
         }
     }

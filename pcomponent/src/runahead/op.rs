@@ -38,7 +38,7 @@ pub(super) enum Kind {
     Load,
     /// Memory = `b`.
     Store,
-    /// The same, sign-extended.
+    /// `d` = so many bytes of `b`, sign-extended.
     SignExtend,
     /// `d` = the address.
     Lea,

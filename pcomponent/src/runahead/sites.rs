@@ -1,9 +1,11 @@
 //! Where running ahead pays: by the address of the instruction that missed. What
 //! counts is the time from one miss to the next for each line that came, but for
 //! making room and installing, which each line needs: with runs ahead and without
-//! them, each as it was the last times that it was tried.
+//! them, each as it was the last times that it was tried. Where a run was wrong about
+//! what is missed next, what it brought counts for nothing, and all of its time.
 
-const ENTRIES: usize = 256;
+/// Sets of two.
+const SETS: usize = 128;
 /// Lines that are looked for at a place that is new.
 const FIRST_DEPTH: u16 = 2;
 /// Misses at a place that is new before it is tried.
@@ -22,29 +24,33 @@ const CHECK: u16 = 4;
 /// save, and what so many misses could save at most.
 const ALLOWED: i64 = 16;
 const CREDIT: i64 = 64;
+/// Averages are in ticks times this.
+const FRACTION: u64 = 256;
 
 /// What is done at a place, for as many misses as are left of it.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// It is not tried.
-    #[default]
-    Pause,
+    /// It is new: misses without.
+    Look,
     Trial,
     /// It pays.
     Run,
     /// It paid: some misses without.
     Check,
+    /// It does not pay.
+    Pause,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Site {
     rip: u64,
-    /// Ticks for each line without runs, and with them; 0: not known.
+    /// Ticks, times [`FRACTION`], for each line without runs, and with them; 0: not
+    /// known.
     alone: u64,
     with: u64,
     phase: Phase,
     left: u16,
-    /// Misses of the last pause, or the next one.
+    /// Misses of the next pause.
     pause: u16,
     /// Lines to bring at most.
     depth: u16,
@@ -54,21 +60,26 @@ impl Site {
     fn new(rip: u64, most: u16) -> Site {
         Site {
             rip,
+            alone: 0,
+            with: 0,
+            phase: Phase::Look,
             left: FIRST_LOOK,
             pause: SHORTEST_PAUSE,
             depth: FIRST_DEPTH.min(most),
-            ..Site::default()
         }
     }
 
     /// So many lines took so long each. Who was interrupted, or slept, meanwhile has
     /// taken longer than that: what is far from what is known counts little.
     fn learn(&mut self, ran: bool, lines: u64, ticks: u64) {
-        let ticks = if self.alone == 0 {
-            ticks
-        } else {
-            ticks.min(2 * self.alone)
-        };
+        let ticks = ticks.saturating_mul(FRACTION);
+        if self.phase == Phase::Look {
+            // The least of them: the first may be the one that slept.
+            if self.alone == 0 || ticks < self.alone {
+                self.alone = ticks;
+            }
+            return;
+        }
         // By how many lines what is known weighs.
         let (known, weight) = match self.phase {
             _ if !ran => (&mut self.alone, 7),
@@ -77,21 +88,23 @@ impl Site {
             _ => return,
         };
         *known = match *known {
-            0 => ticks.max(1),
-            old => (weight * old + lines * ticks) / (weight + lines),
+            0 => ticks,
+            was => (weight * was + lines * ticks.min(2 * was)) / (weight + lines),
         };
     }
 
     /// Whether to run ahead of the next miss; `may_try`: whether a trial may begin.
     fn next(&mut self, may_try: bool) -> bool {
-        if self.phase == Phase::Run && self.with > self.alone {
+        let pays = self.with > 0 && self.with <= self.alone;
+        if self.phase == Phase::Run && self.with > 0 && !pays {
             self.stop();
         }
         if self.left == 0 {
-            let pays = self.with > 0 && self.with <= self.alone;
             match self.phase {
-                Phase::Pause if !may_try => return false,
-                Phase::Pause => (self.phase, self.left, self.with) = (Phase::Trial, TRIAL, 0),
+                Phase::Look | Phase::Pause if !may_try => return false,
+                Phase::Look | Phase::Pause => {
+                    (self.phase, self.left, self.with) = (Phase::Trial, TRIAL, 0);
+                }
                 Phase::Trial | Phase::Check if !pays => self.stop(),
                 Phase::Trial => (self.phase, self.left) = (Phase::Run, TERM),
                 Phase::Check => {
@@ -101,7 +114,7 @@ impl Site {
                 Phase::Run => (self.phase, self.left) = (Phase::Check, CHECK),
             }
         }
-        self.left -= 1;
+        self.left = self.left.saturating_sub(1);
         matches!(self.phase, Phase::Trial | Phase::Run)
     }
 
@@ -112,22 +125,17 @@ impl Site {
     }
 }
 
-/// What was foretold: the line that would be missed next.
-#[derive(Clone, Copy)]
-struct Expected {
-    line: u64,
-    /// Where the run began.
-    rip: u64,
-}
-
 /// A miss of which it is not known yet how long it was until the next one.
 #[derive(Clone, Copy)]
 struct Last {
     rip: u64,
-    /// When it began, and later by what went into making room and installing.
-    at: u64,
+    begun: u64,
+    /// Ticks that went into making room and installing.
+    bringing: u64,
     lines: u64,
     ran: bool,
+    /// The line that was foretold to be missed next.
+    next: Option<u64>,
 }
 
 /// How a run went.
@@ -135,7 +143,7 @@ struct Last {
 pub(crate) struct Outcome {
     /// Ticks that it took, beside bringing lines.
     pub took: u64,
-    /// Lines that need not be missed.
+    /// Lines that it brought.
     pub lines: u32,
     /// The line that it would have brought next.
     pub next: Option<u64>,
@@ -143,14 +151,14 @@ pub(crate) struct Outcome {
     pub in_vain: bool,
 }
 
-/// A direct-mapped table.
+/// A table of sets of two; the first of them was used last.
 pub(crate) struct Sites {
-    sites: Vec<Site>,
+    sites: Vec<[Site; 2]>,
     most: u16,
-    expected: Option<Expected>,
     last: Option<Last>,
-    /// What may still be spent on trials.
+    /// What may still be spent on trials, and the most that this can be.
     credit: i64,
+    most_credit: i64,
 }
 
 impl Sites {
@@ -159,95 +167,108 @@ impl Sites {
         Sites {
             sites: Vec::new(),
             most: u16::try_from(most).unwrap_or(u16::MAX),
-            expected: None,
             last: None,
             credit: 0,
+            most_credit: 0,
         }
     }
 
     fn site(&mut self, rip: u64) -> Option<&mut Site> {
-        let site = self.sites.get_mut((rip ^ (rip >> 8)) as usize % ENTRIES)?;
-        (site.rip == rip).then_some(site)
+        let set = self.sites.get_mut(set_of(rip))?;
+        set.iter_mut().find(|site| site.rip == rip)
     }
 
-    /// A line is missed at that time, of whatever kind: it ends what the last one
-    /// took.
-    pub(crate) fn settle(&mut self, now: u64) {
-        let Some(last) = self.last.take() else {
+    /// The same, made where there is none.
+    fn site_or_new(&mut self, rip: u64) -> &mut Site {
+        let most = self.most;
+        if self.sites.is_empty() {
+            // No code is there.
+            let none = Site::new(u64::MAX, most);
+            self.sites.resize(SETS, [none; 2]);
+        }
+        let set = &mut self.sites[set_of(rip)];
+        if set[0].rip != rip {
+            set.swap(0, 1);
+            if set[0].rip != rip {
+                set[0] = Site::new(rip, most);
+            }
+        }
+        &mut set[0]
+    }
+
+    /// A line is missed at that time: it ends what the last miss took. Of one that
+    /// streams did not bring, which: it tells whether the last run was right as well.
+    fn settle(&mut self, now: u64, own: Option<u64>) {
+        let (Some(last), most) = (self.last.take(), self.most) else {
             return;
         };
-        if let Some(site) = self.site(last.rip) {
-            let each = now.saturating_sub(last.at) / last.lines;
+        let Some(site) = self.site(last.rip) else {
+            return;
+        };
+        let took = now.saturating_sub(last.begun);
+        let right = last.next.zip(own).map(|(next, line)| next == line);
+        match right {
+            // Twice as many lines the next time; or half as many.
+            Some(true) => site.depth = (2 * site.depth).min(most),
+            Some(false) => site.depth = (site.depth / 2).max(1),
+            None => {}
+        }
+        if right == Some(false) {
+            site.learn(last.ran, 1, took);
+        } else {
+            let each = took.saturating_sub(last.bringing) / last.lines;
             site.learn(last.ran, last.lines, each);
         }
     }
 
     /// `line` was missed by the instruction at `rip`, at that time, on its own; one
     /// that need not be missed `saves` so many ticks. How many lines to look for from
-    /// there. It tells whether the last run was right as well.
+    /// there.
     pub(crate) fn missed(&mut self, rip: u64, line: u64, saves: u64, at: u64) -> u32 {
         if self.most == 0 {
             return 0;
         }
-        if let Some(expected) = self.expected.take() {
-            self.learn(expected, line);
-        }
-        let saves = i64::try_from(saves).unwrap_or(i64::MAX / CREDIT);
-        self.credit = (self.credit + saves / ALLOWED).min(CREDIT * saves);
-        let (may_try, most) = (self.credit >= 0, self.most);
-        if self.sites.is_empty() {
-            // No code is there.
-            self.sites.resize(ENTRIES, Site::new(u64::MAX, most));
-        }
-        let site = &mut self.sites[(rip ^ (rip >> 8)) as usize % ENTRIES];
-        if site.rip != rip {
-            *site = Site::new(rip, most);
-        }
+        self.settle(at, Some(line));
+        let saves = i64::try_from(saves).unwrap_or(i64::MAX).min(1 << 40);
+        self.most_credit = CREDIT * saves;
+        self.credit = (self.credit + saves / ALLOWED).min(self.most_credit);
+        let may_try = self.credit >= 0;
+        let site = self.site_or_new(rip);
         let (runs, depth) = (site.next(may_try), site.depth);
-        self.last = Some(Last {
-            rip,
-            at,
-            lines: 1,
-            ran: runs,
-        });
+        self.begin(rip, at, 1, runs);
         if runs { depth.into() } else { 0 }
     }
 
     /// So many lines came at once for a miss at `rip`, at that time, as streams
     /// expected them.
     pub(crate) fn streamed(&mut self, rip: u64, at: u64, lines: u64) {
+        self.settle(at, None);
+        self.begin(rip, at, lines, false);
+    }
+
+    fn begin(&mut self, rip: u64, begun: u64, lines: u64, ran: bool) {
         self.last = Some(Last {
             rip,
-            at,
+            begun,
+            bringing: 0,
             lines,
-            ran: false,
+            ran,
+            next: None,
         });
     }
 
     /// So many ticks of the last miss went into making room and installing.
     pub(crate) fn brought(&mut self, ticks: u64) {
         if let Some(last) = &mut self.last {
-            last.at = last.at.saturating_add(ticks);
-        }
-    }
-
-    /// Right: twice as many lines the next time. Wrong: half as many.
-    fn learn(&mut self, expected: Expected, line: u64) {
-        let most = self.most;
-        if let Some(site) = self.site(expected.rip) {
-            site.depth = if expected.line == line {
-                (2 * site.depth).min(most)
-            } else {
-                (site.depth / 2).max(1)
-            };
+            last.bringing += ticks;
         }
     }
 
     /// How the run that was begun at `rip` went.
     pub(crate) fn ran(&mut self, rip: u64, outcome: &Outcome) {
-        self.expected = outcome.next.map(|line| Expected { line, rip });
         if let Some(last) = &mut self.last {
             last.lines += u64::from(outcome.lines);
+            last.next = outcome.next;
         }
         let Some(site) = self.site(rip) else { return };
         let on_trial = site.phase == Phase::Trial;
@@ -256,9 +277,15 @@ impl Sites {
             self.last = None;
         }
         if on_trial {
-            self.credit -= i64::try_from(outcome.took).unwrap_or(i64::MAX / 4);
+            // Who was interrupted has taken longer than that.
+            let took = i64::try_from(outcome.took).unwrap_or(i64::MAX);
+            self.credit = self.credit.saturating_sub(took.min(self.most_credit));
         }
     }
+}
+
+fn set_of(rip: u64) -> usize {
+    (rip.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % SETS
 }
 
 #[cfg(test)]
@@ -287,11 +314,17 @@ mod tests {
 
         /// A miss at `rip`: how many lines it is to look for.
         fn miss(&mut self, rip: u64) -> u32 {
-            self.sites.settle(self.now);
             self.line += 1;
             let depth = self.sites.missed(rip, self.line, SAVES, self.now);
             self.now += ALONE;
             depth
+        }
+
+        /// What each line needs, however it comes.
+        fn bring(&mut self, lines: u32) {
+            let ticks = u64::from(lines) * 5000;
+            self.now += ticks;
+            self.sites.brought(ticks);
         }
 
         fn ran(&mut self, rip: u64, found: u32, took: u64) {
@@ -315,7 +348,9 @@ mod tests {
                     runs += 1;
                     let found = found.min(depth);
                     self.ran(1, found, took);
+                    // The program's own work.
                     self.now += u64::from(found) * each;
+                    self.bring(found);
                 }
             }
             runs
@@ -336,14 +371,16 @@ mod tests {
             }
         }
         assert_eq!(depths, [2, 4, 8, 16, 16]);
-        for wrong in [8, 4, 2, 1, 1] {
+        for wrong in [8, 4] {
             thread.line += 5;
             assert_eq!(thread.miss(1), wrong);
             thread.ran(1, wrong, 10);
         }
         // One that does not say keeps it.
-        thread.sites.expected = None;
-        assert_eq!(thread.miss(1), 1);
+        if let Some(last) = &mut thread.sites.last {
+            last.next = None;
+        }
+        assert_eq!(thread.miss(1), 4);
     }
 
     #[test]
@@ -377,9 +414,9 @@ mod tests {
             if depth > 0 {
                 thread.ran(1, 2, 2 * ALONE);
             }
-            thread.sites.settle(thread.now);
             thread.sites.streamed(1, thread.now, 16);
             thread.now += ALONE;
+            thread.bring(16);
         }
         assert!(runs < 150, "{runs}");
     }
@@ -392,12 +429,50 @@ mod tests {
             let depth = thread.miss(1);
             if depth > 0 {
                 runs += 1;
-                // They are counted, but the next miss comes as soon as it did.
+                // Another line is missed next, as soon as it would have been.
                 thread.ran(1, depth, 100);
-                thread.now += u64::from(depth) * ALONE;
+                thread.bring(depth);
+                thread.line += 7;
             }
         }
         assert!(runs < 150, "{runs}");
+    }
+
+    #[test]
+    fn two_places_of_one_set_do_not_drive_each_other_out() {
+        let other = (2..).find(|rip| set_of(*rip) == set_of(1)).unwrap_or(1);
+        let mut thread = Thread::new(16);
+        let mut runs = 0;
+        for n in 0..2000u64 {
+            let rip = if n % 2 == 0 { 1 } else { other };
+            let depth = thread.miss(rip);
+            if depth > 0 {
+                runs += 1;
+                thread.ran(rip, depth, 100);
+                thread.bring(depth);
+            }
+        }
+        assert!(runs > 1900, "{runs}");
+    }
+
+    #[test]
+    fn one_that_slept_at_first_does_not_make_everything_pay() {
+        let mut thread = Thread::new(16);
+        thread.miss(1);
+        thread.now += 1 << 32;
+        let tried = thread.misses(10_000, 4, 9000, 2000);
+        assert!((40..=100).contains(&tried), "{tried}");
+    }
+
+    #[test]
+    fn a_trial_that_was_interrupted_puts_off_others_for_a_while_only() {
+        let mut thread = Thread::new(16);
+        while thread.miss(1) == 0 {}
+        thread.ran(1, 0, 1 << 50);
+        for _ in 0..1100 {
+            thread.miss(1);
+        }
+        assert!(thread.misses(100, 16, 100, 100) > 80);
     }
 
     /// Many places of which none pays: together they take a small part of what the

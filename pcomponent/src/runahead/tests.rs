@@ -181,7 +181,14 @@ fn what_finds_nothing_ends() {
     // No code, and an instruction that does not exist.
     RunAhead::new(16).run(&registers(0), 10_000, &mut nothing);
     RunAhead::new(16).run(&registers(CODE), 10_000, &mut world(&[0x06], &[]));
+    // mov rax, -1; jmp rax
+    let nowhere = [0x48, 0xc7, 0xc0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xe0];
+    RunAhead::new(16).run(&registers(CODE), 10_000, &mut world(&nowhere, &[]));
     assert!(nothing.found.is_empty());
+    // Many that do nothing: patience ends there as well.
+    let mut idle = world(&[0x90; 1 << 20], &[]);
+    let steps = RunAhead::new(16).run(&registers(CODE), 10_000, &mut idle);
+    assert!(steps < 5000, "{steps}");
 }
 
 #[test]
