@@ -13,6 +13,7 @@ use iced_x86::{
 
 /// Longest instruction (Intel SDM, volume 2, 2.3.11).
 pub(super) const LONGEST: usize = 15;
+
 /// How it goes on behind an instruction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Then {

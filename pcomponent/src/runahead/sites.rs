@@ -24,8 +24,9 @@ const CHECK: u16 = 4;
 /// save, and what so many misses could save at most.
 const ALLOWED: i64 = 16;
 const CREDIT: i64 = 64;
-/// Averages are in ticks times this.
+/// Averages are in ticks times this, of so many ticks at most.
 const FRACTION: u64 = 256;
+const LONGEST_TICKS: u64 = 1 << 40;
 
 /// What is done at a place, for as many misses as are left of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,7 +73,7 @@ impl Site {
     /// So many lines took so long each. Who was interrupted, or slept, meanwhile has
     /// taken longer than that: what is far from what is known counts little.
     fn learn(&mut self, ran: bool, lines: u64, ticks: u64) {
-        let ticks = ticks.saturating_mul(FRACTION);
+        let ticks = ticks.clamp(1, LONGEST_TICKS) * FRACTION;
         if self.phase == Phase::Look {
             // The least of them: the first may be the one that slept.
             if self.alone == 0 || ticks < self.alone {
@@ -229,7 +230,7 @@ impl Sites {
             return 0;
         }
         self.settle(at, Some(line));
-        let saves = i64::try_from(saves).unwrap_or(i64::MAX).min(1 << 40);
+        let saves = saves.min(LONGEST_TICKS).cast_signed();
         self.most_credit = CREDIT * saves;
         self.credit = (self.credit + saves / ALLOWED).min(self.most_credit);
         let may_try = self.credit >= 0;
