@@ -1,8 +1,8 @@
-//! What committing memory costs here: as huge pages, or page by page. Huge
-//! pages are zeroed at the speed of memory and mapped by one entry. But in a virtual machine whose host takes memory back that lies
-//! free (free page reporting), large pieces of free memory are what the host has
-//! taken, and small ones are what was used a moment ago. So both are timed, and
-//! the cheaper is taken.
+//! What committing memory costs here: as huge pages, or page by page. Huge pages
+//! are zeroed at the speed of memory and mapped by one entry. But in a virtual
+//! machine whose host takes memory back that lies free (free page reporting),
+//! large pieces of free memory are what the host has taken, and small ones are
+//! what was used a moment ago. So both are timed, and the cheaper is taken.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
