@@ -12,6 +12,7 @@ mod kernel;
 mod manager;
 mod memory;
 mod runahead;
+mod sparse;
 mod start;
 mod stats;
 mod task;

@@ -29,6 +29,8 @@
 //! owner holds no set lock while it works.
 
 mod low;
+mod map;
+mod order;
 mod policy;
 mod set;
 #[cfg(test)]
@@ -206,9 +208,10 @@ impl ExCache {
     /// An empty cache.
     #[must_use]
     pub fn new(shape: Shape, policy: proto::process::Policy) -> ExCache {
-        let score = Arc::new(policy::Score::new(shape.sets));
+        let score = Arc::new(policy::Score::new(shape.lines()));
+        let map = Arc::new(map::Map::new(shape.line_shift));
         let sets = (0..shape.sets)
-            .map(|n| Set::new(shape.ways, policy, n, Arc::clone(&score)))
+            .map(|n| Set::new(shape.ways, policy, n, Arc::clone(&score), Arc::clone(&map)))
             .collect();
         ExCache {
             shape,
@@ -438,15 +441,21 @@ impl ExCache {
                 false
             }
         };
-        for set in self.low.from(first + 1) {
-            if victims.len() >= batch.most {
-                break;
-            }
-            if let (true, Ok(mut ways)) = (set != first, self.sets[set].ways.try_lock())
-                && self.low.is_low(ways.free())
-                && let Some(victim) = choose(&mut ways, any)
-            {
-                victims.push(Self::victim(set, victim));
+        // Round and round, one of each set at a time: what was fetched in order
+        // lies in following sets, and goes in order.
+        let mut before = usize::MAX;
+        while victims.len() < batch.most && victims.len() != before {
+            before = victims.len();
+            for set in self.low.from(first + 1) {
+                if victims.len() >= batch.most {
+                    break;
+                }
+                if let Ok(mut ways) = self.sets[set].ways.try_lock()
+                    && self.low.is_low(ways.free() + ways.busy())
+                    && let Some(victim) = choose(&mut ways, any)
+                {
+                    victims.push(Self::victim(set, victim));
+                }
             }
         }
         self.pick_more(first, batch.most, any, victims);

@@ -17,23 +17,21 @@
 //!   for all sets: as they turn at one moment, what passes through is one
 //!   stretch of the program's memory and can be fetched ahead.
 
-use super::LineNo;
-use super::set::position;
+use super::order::{List, Order};
 use proto::process::Policy;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// While young lines are evicted, one eviction in so many takes the oldest.
 const PROBE_EVERY: u32 = 32;
-/// The highest score, for each set. Young lines go from three quarters of it
-/// on and until it is down to one: a cache that changed its mind all the time
-/// would keep lines from all over the place.
-const MOST_SCORE: u32 = 64;
 /// An eviction of the oldest that was right weighs so many that were wrong:
 /// young lines go only where about seven of eight old ones come back.
 const RIGHT: u32 = 8;
 
-/// How often a cache's oldest lines came back of late.
+/// How often a cache's oldest lines came back of late: as many times as it has
+/// lines at most. Young lines go from three quarters of that on and until it is
+/// down to one: a cache that changed its mind all the time would keep lines from
+/// all over the place.
 pub(super) struct Score {
     now: AtomicU32,
     most: u32,
@@ -41,10 +39,10 @@ pub(super) struct Score {
 }
 
 impl Score {
-    pub(super) fn new(sets: u32) -> Score {
+    pub(super) fn new(lines: u64) -> Score {
         Score {
             now: AtomicU32::new(0),
-            most: sets.saturating_mul(MOST_SCORE),
+            most: u32::try_from(lines).unwrap_or(u32::MAX),
             keeps: AtomicBool::new(false),
         }
     }
@@ -79,61 +77,52 @@ impl Score {
 
 pub(super) struct Replacement {
     policy: Policy,
-    /// When each way was filled: larger is younger.
-    stamps: Box<[u32]>,
-    clock: u32,
+    /// The ways that hold a line which is not leaving.
+    order: Order,
     /// Reuse: ways that have a second chance left.
     spared: Box<[bool]>,
     /// Evictions that a policy turned away from the oldest line.
     pub(super) spared_times: u64,
-    /// The lines of the last evictions, as many as there are ways: the set
-    /// could have held them until now. A ring; [`NONE`] is not remembered.
-    ghosts: Box<[u32]>,
+    /// For each of the last evictions whether its line is remembered and has not
+    /// come back; as many as there are ways: the set could have held them until
+    /// now. A ring.
+    ghosts: Box<[bool]>,
     /// Evictions so far.
     evictions: u32,
     /// Adaptive.
     score: Arc<Score>,
-    /// Adaptive: ways of lines that came while most stay.
-    passing: Box<[bool]>,
     /// Adaptive: whether the line chosen last was the oldest.
     took_oldest: bool,
     /// Random: xorshift32, never zero.
     random: u32,
 }
 
-const NONE: u32 = 0;
-
-/// A line as it is remembered: short, so that many fit a processor's cache.
-/// Lines that look alike lie terabytes apart.
-fn ghost(line: LineNo) -> u32 {
-    (line.0 as u32).max(NONE + 1)
-}
+/// Evictions are remembered by their numbers modulo this.
+const NUMBERS: u32 = 1 << 31;
 
 impl Replacement {
     pub(super) fn new(policy: Policy, ways: usize, seed: u32, score: Arc<Score>) -> Replacement {
         let ways_if = |has: bool| if has { ways } else { 0 };
-        let reuse = ways_if(policy == Policy::Reuse);
-        let adaptive = ways_if(policy == Policy::Adaptive);
+        let remembers = matches!(policy, Policy::Reuse | Policy::Adaptive);
         Replacement {
             policy,
-            stamps: vec![0; ways].into_boxed_slice(),
-            clock: 0,
-            spared: vec![false; reuse].into_boxed_slice(),
+            order: Order::new(ways),
+            spared: vec![false; ways_if(policy == Policy::Reuse)].into_boxed_slice(),
             spared_times: 0,
-            ghosts: vec![NONE; reuse + adaptive].into_boxed_slice(),
+            ghosts: vec![false; ways_if(remembers)].into_boxed_slice(),
             evictions: 0,
             score,
-            passing: vec![false; adaptive].into_boxed_slice(),
             took_oldest: false,
             random: seed.wrapping_mul(0x9E37_79B9) | 1,
         }
     }
 
-    pub(super) fn inserted(&mut self, way: usize, line: LineNo) {
-        let came_back = self.forget(line);
+    /// A line came to `way`; `came_back` if it is remembered.
+    pub(super) fn inserted(&mut self, way: usize, came_back: bool) {
         if self.policy == Policy::Reuse {
             self.spared[way] = came_back;
         }
+        let mut list = List::Staying;
         if self.policy == Policy::Adaptive {
             if came_back {
                 self.score.wrong();
@@ -141,30 +130,52 @@ impl Replacement {
             // Else it was a probe and is needed: back to those that stay.
             // Otherwise probes would scatter what passes through over all of
             // the program's memory, and none of it could be fetched ahead.
-            self.passing[way] = self.score.keeps() && !came_back;
+            if self.score.keeps() && !came_back {
+                list = List::Passing;
+            }
         }
-        self.stamps[way] = self.tick();
+        self.order.push(list, way);
     }
 
-    /// Whether `line` was remembered; it is not any more.
-    fn forget(&mut self, line: LineNo) -> bool {
-        let line = ghost(line);
-        let found = position(&self.ghosts, line);
-        found.map(|at| self.ghosts[at] = NONE).is_some()
+    /// The line in `way` is leaving, or has left.
+    pub(super) fn leaves(&mut self, way: usize) {
+        self.order.remove(way);
     }
 
-    /// `line` goes; `chosen` by `choose`, not before its turn.
-    pub(super) fn evicted(&mut self, line: LineNo, chosen: bool) {
+    /// It does not leave after all: it goes next.
+    pub(super) fn stays(&mut self, way: usize) {
+        self.order.put_back(way);
+    }
+
+    /// Whether the line that went by an eviction is remembered; it is not any
+    /// more. (After 2^31 evictions a number may be taken for another's: what is
+    /// counted is an estimate.)
+    pub(super) fn recalls(&mut self, number: u32) -> bool {
+        let since = self.evictions.wrapping_sub(number) % NUMBERS;
+        if since as usize >= self.ghosts.len() {
+            return false;
+        }
+        let at = self.slot(self.evictions.wrapping_sub(since));
+        std::mem::take(&mut self.ghosts[at])
+    }
+
+    fn slot(&self, eviction: u32) -> usize {
+        eviction as usize % self.ghosts.len()
+    }
+
+    /// A line goes; `chosen` by `choose`, not before its turn. The number by which
+    /// it is remembered.
+    pub(super) fn evicted(&mut self, chosen: bool) -> Option<u32> {
         self.evictions = self.evictions.wrapping_add(1);
         if self.ghosts.is_empty() {
-            return;
+            return None;
         }
         let remembers = self.policy == Policy::Reuse || (chosen && self.took_oldest);
-        let now = self.evictions as usize % self.ghosts.len();
-        let kept = if remembers { ghost(line) } else { NONE };
-        if std::mem::replace(&mut self.ghosts[now], kept) != NONE {
+        let now = self.slot(self.evictions);
+        if std::mem::replace(&mut self.ghosts[now], remembers) {
             self.score.right();
         }
+        remembers.then_some(self.evictions % NUMBERS)
     }
 
     /// A way for which `may` holds; `None` if there is none.
@@ -178,34 +189,32 @@ impl Replacement {
     }
 
     fn oldest(&self, may: &impl Fn(usize) -> bool) -> Option<usize> {
-        // Ages, not stamps, so that the counter may wrap.
-        (0..self.stamps.len())
-            .filter(|&way| may(way))
-            .max_by_key(|&way| self.age(way))
+        let first = |list| self.order.from_oldest(list).find(|&way| may(way));
+        let both = [List::Staying, List::Passing].map(first);
+        both.into_iter()
+            .flatten()
+            .max_by_key(|&way| self.order.age(way))
     }
 
     /// Whether the line in `way` may go with its neighbours: it has no second
     /// chance left, and did not come just now.
     pub(super) fn may_go_early(&self, way: usize) -> bool {
-        let ways = self.stamps.len();
+        let ways = self.order.ways();
         let kept = if ways < 64 { 2 } else { ways / 64 };
-        let is_young = (self.age(way) as usize) < kept;
+        let is_young = self.order.age(way) < kept;
         let spared = self.spared.get(way).is_some_and(|&spared| spared);
         !is_young && !spared
     }
 
-    fn age(&self, way: usize) -> u32 {
-        self.clock.wrapping_sub(self.stamps[way])
-    }
-
     fn oldest_not_spared(&mut self, may: &impl Fn(usize) -> bool) -> Option<usize> {
         // Each pass takes one second chance away: at most one a way.
-        for _ in 0..self.stamps.len() {
+        for _ in 0..self.order.ways() {
             let way = self.oldest(may)?;
             if !std::mem::take(&mut self.spared[way]) {
                 return Some(way);
             }
-            self.stamps[way] = self.tick();
+            self.order.remove(way);
+            self.order.push(List::Staying, way);
             self.spared_times += 1;
         }
         self.oldest(may)
@@ -227,28 +236,23 @@ impl Replacement {
     /// what was fetched ahead, and what other threads are at, is to be used
     /// before it goes. Else the youngest of the others.
     fn young(&self, may: &impl Fn(usize) -> bool) -> Option<usize> {
-        let few = (self.stamps.len() / 16).max(2);
-        let lines = || (0..self.stamps.len()).filter(|&way| may(way));
-        let passing = || lines().filter(|&way| self.passing[way]);
-        if passing().count() >= few {
-            return passing().max_by_key(|&way| self.age(way));
+        let few = (self.order.ways() / 16).max(2);
+        if self.order.len(List::Passing) >= few {
+            let mut passing = self.order.from_oldest(List::Passing);
+            if let Some(way) = passing.find(|&way| may(way)) {
+                return Some(way);
+            }
         }
-        lines()
-            .filter(|&way| !self.passing[way] && self.age(way) >= few as u32)
-            .min_by_key(|&way| self.age(way))
+        let mut others = self.order.from_youngest(List::Staying);
+        others.find(|&way| may(way) && self.order.age(way) >= few)
     }
 
     fn any(&mut self, may: &impl Fn(usize) -> bool) -> Option<usize> {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
-        let ways = self.stamps.len();
+        let ways = self.order.ways();
         let start = self.random as usize % ways;
         (0..ways).map(|n| (start + n) % ways).find(|&way| may(way))
-    }
-
-    fn tick(&mut self) -> u32 {
-        self.clock = self.clock.wrapping_add(1);
-        self.clock
     }
 }

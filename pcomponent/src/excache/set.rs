@@ -1,6 +1,7 @@
 //! One set: its ways, their tags and states.
 
 use super::LineNo;
+use super::map::{Entry, Map};
 use super::policy::{Replacement, Score};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -20,39 +21,25 @@ pub(super) enum State {
     Evicting,
 }
 
-/// No line has this number: addresses are below 2^47.
-const NO_LINE: u64 = u64::MAX;
-
-/// Where `value` is first. Pieces are compared without a branch: the compiler
-/// makes vector instructions of that.
-pub(super) fn position(all: &[u32], value: u32) -> Option<usize> {
-    const PIECE: usize = 16;
-    for (n, piece) in all.chunks(PIECE).enumerate() {
-        if piece.iter().fold(false, |found, &v| found | (v == value)) {
-            let at = piece.iter().position(|&v| v == value)?;
-            return Some(n * PIECE + at);
-        }
-    }
-    None
-}
-
-/// A line's number for the first look, short so that many fit the CPU's cache.
-fn short(line: u64) -> u32 {
-    line as u32
-}
-
 pub(super) struct Set {
     pub(super) ways: Mutex<Ways>,
     pub(super) changed: Condvar,
 }
 
+struct Way {
+    /// Which line, where one is in it.
+    line: LineNo,
+    /// What is to be known of the line when it has left.
+    after: Entry,
+    state: State,
+}
+
 pub(super) struct Ways {
-    tags: Box<[u64]>,
-    /// Of each tag; the tags decide.
-    shorts: Box<[u32]>,
-    states: Box<[State]>,
-    free: u32,
+    all: Box<[Way]>,
+    /// The free ones.
+    free: Vec<u32>,
     busy: u32,
+    map: Arc<Map>,
     replacement: Replacement,
     /// Threads asleep on the set's condition variable.
     pub(super) waiting: u32,
@@ -64,15 +51,15 @@ impl Set {
         policy: proto::process::Policy,
         number: u32,
         score: Arc<Score>,
+        map: Arc<Map>,
     ) -> Set {
         let n = ways as usize;
         Set {
             ways: Mutex::new(Ways {
-                tags: vec![NO_LINE; n].into_boxed_slice(),
-                shorts: vec![short(NO_LINE); n].into_boxed_slice(),
-                states: vec![State::Free; n].into_boxed_slice(),
-                free: ways,
+                all: (0..n).map(|_| Way::free()).collect(),
+                free: (0..ways).rev().collect(),
                 busy: 0,
+                map,
                 replacement: Replacement::new(policy, n, number, score),
                 waiting: 0,
             }),
@@ -81,35 +68,39 @@ impl Set {
     }
 }
 
+impl Way {
+    fn free() -> Way {
+        Way {
+            line: LineNo(0),
+            after: Entry::Absent,
+            state: State::Free,
+        }
+    }
+}
+
 impl Ways {
     pub(super) fn find(&self, line: LineNo) -> Option<usize> {
-        self.find_tag(line.0)
-    }
-
-    fn find_tag(&self, tag: u64) -> Option<usize> {
-        let way = position(&self.shorts, short(tag))?;
-        if self.tags[way] == tag {
-            return Some(way);
+        match self.map.get(line) {
+            Entry::Way(way) => Some(way as usize),
+            _ => None,
         }
-        // Lines that look alike lie terabytes apart.
-        self.tags.iter().position(|&t| t == tag)
-    }
-
-    fn set_tag(&mut self, way: usize, tag: u64) {
-        self.tags[way] = tag;
-        self.shorts[way] = short(tag);
     }
 
     pub(super) fn line(&self, way: usize) -> LineNo {
-        LineNo(self.tags[way])
+        self.all[way].line
     }
 
     pub(super) fn state(&self, way: usize) -> State {
-        self.states[way]
+        self.all[way].state
     }
 
     pub(super) fn free(&self) -> u32 {
-        self.free
+        self.free.len() as u32
+    }
+
+    /// Ways that are neither free nor at rest.
+    pub(super) fn busy(&self) -> u32 {
+        self.busy
     }
 
     pub(super) fn spared(&self) -> u64 {
@@ -117,36 +108,53 @@ impl Ways {
     }
 
     pub(super) fn all_busy(&self) -> bool {
-        self.busy as usize == self.tags.len()
+        self.busy as usize == self.all.len()
     }
 
     pub(super) fn mostly_busy(&self) -> bool {
-        (self.busy + self.free) as usize * 2 >= self.tags.len()
+        (self.busy + self.free()) as usize * 2 >= self.all.len()
     }
 
     pub(super) fn set_state(&mut self, way: usize, state: State) {
         let busy = |s| u32::from(matches!(s, State::Fetching | State::Evicting));
-        self.busy = self.busy + busy(state) - busy(self.states[way]);
-        self.states[way] = state;
+        let before = std::mem::replace(&mut self.all[way].state, state);
+        self.busy = self.busy + busy(state) - busy(before);
+        match (before, state) {
+            (State::Resident { .. }, State::Evicting) => self.replacement.leaves(way),
+            (State::Evicting, State::Resident { .. }) => {
+                self.all[way].after = Entry::Absent;
+                self.replacement.stays(way);
+            }
+            _ => {}
+        }
     }
 
-    /// Takes a free way for `line`, now being fetched.
+    /// Takes a free way for `line`, which is in none, and now being fetched.
     pub(super) fn claim(&mut self, line: LineNo) -> Option<usize> {
-        if self.free == 0 {
+        let way = *self.free.last()?;
+        let came_back = match self.map.get(line) {
+            Entry::Gone(number) => self.replacement.recalls(number),
+            _ => false,
+        };
+        if !self.map.set(line, Entry::Way(way)) {
             return None;
         }
-        let way = self.find_tag(NO_LINE)?;
-        self.free -= 1;
-        self.set_tag(way, line.0);
+        self.free.pop();
+        let way = way as usize;
+        self.all[way].line = line;
+        self.all[way].after = Entry::Absent;
         self.set_state(way, State::Fetching);
-        self.replacement.inserted(way, line);
+        self.replacement.inserted(way, came_back);
         Some(way)
     }
 
+    /// A busy way is free again.
     pub(super) fn release(&mut self, way: usize) {
         self.set_state(way, State::Free);
-        self.set_tag(way, NO_LINE);
-        self.free += 1;
+        self.replacement.leaves(way);
+        let Way { line, after, .. } = self.all[way];
+        self.map.set(line, after);
+        self.free.push(way as u32);
     }
 
     /// Chooses a resident line by the policy; it is `Evicting` then.
@@ -158,7 +166,7 @@ impl Ways {
     /// The same, but only if the line is clean.
     pub(super) fn evict_clean(&mut self) -> Option<(usize, LineNo, bool)> {
         let way = self.choose()?;
-        let clean = self.states[way] == State::Resident { dirty: false };
+        let clean = self.all[way].state == State::Resident { dirty: false };
         clean.then(|| self.leave(way, true)).flatten()
     }
 
@@ -170,18 +178,18 @@ impl Ways {
     }
 
     fn choose(&mut self) -> Option<usize> {
-        let states = &self.states;
+        let all = &self.all;
         self.replacement
-            .choose(|way| matches!(states[way], State::Resident { .. }))
+            .choose(|way| matches!(all[way].state, State::Resident { .. }))
     }
 
     fn leave(&mut self, way: usize, chosen: bool) -> Option<(usize, LineNo, bool)> {
-        let State::Resident { dirty } = self.states[way] else {
+        let State::Resident { dirty } = self.all[way].state else {
             return None;
         };
         self.set_state(way, State::Evicting);
-        let line = LineNo(self.tags[way]);
-        self.replacement.evicted(line, chosen);
-        Some((way, line, dirty))
+        let remembered = self.replacement.evicted(chosen);
+        self.all[way].after = remembered.map_or(Entry::Absent, Entry::Gone);
+        Some((way, self.all[way].line, dirty))
     }
 }

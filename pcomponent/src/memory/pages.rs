@@ -6,10 +6,11 @@
 //! A page's flags are changed by the owner of its busy line, or under the
 //! exclusive lock on the address space; see `fault`.
 
+use crate::sparse::Sparse;
 use proto::NodeId;
 use proto::addr::{EXTENT_SIZE, PAGE_SIZE, PAGES_PER_EXTENT, USER_MAX, UserAddr, UserRange};
 use proto::mem::Lease;
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 /// The page was installed at least once since it was mapped.
@@ -96,10 +97,9 @@ impl Extent {
     }
 }
 
-/// All extents of the program's window, found by number without a lock.
-/// Extents are made on first use and never freed while the process lives.
+/// All extents of the program's window.
 pub(super) struct PageTable {
-    extents: Box<[AtomicPtr<Extent>]>,
+    extents: Sparse<Extent>,
     footprint: AtomicI64,
     peak: AtomicI64,
 }
@@ -109,16 +109,10 @@ fn index(at: UserAddr) -> usize {
 }
 
 impl PageTable {
-    /// An empty table: 8 bytes of untouched address space for each extent.
+    /// An empty table.
     pub(super) fn new() -> PageTable {
-        let count = (USER_MAX.0 / EXTENT_SIZE) as usize;
-        // A zeroed allocation of this size is untouched memory, not a fill.
-        let zeroed = vec![0usize; count].into_boxed_slice();
-        let raw = Box::into_raw(zeroed) as *mut [AtomicPtr<Extent>];
-        // SAFETY: AtomicPtr has usize's size and alignment, and 0 is null.
-        let extents = unsafe { Box::from_raw(raw) };
         PageTable {
-            extents,
+            extents: Sparse::new((USER_MAX.0 / EXTENT_SIZE) as usize),
             footprint: AtomicI64::new(0),
             peak: AtomicI64::new(0),
         }
@@ -126,34 +120,16 @@ impl PageTable {
 
     /// The extent with this number, if it has been used.
     pub(super) fn extent(&self, number: u64) -> Option<&Extent> {
-        let at = self
-            .extents
-            .get(usize::try_from(number).ok()?)?
-            .load(Ordering::Acquire);
-        // SAFETY: non-null entries are leaked boxes, never freed.
-        (!at.is_null()).then(|| unsafe { &*at })
+        self.extents.get(number)
     }
 
     /// The extent with this number, made if need be. `None` outside the window.
     pub(super) fn extent_or_new(&self, number: u64) -> Option<&Extent> {
-        if let Some(extent) = self.extent(number) {
-            return Some(extent);
-        }
-        let entry = self.extents.get(usize::try_from(number).ok()?)?;
-        // What goes for an extent most likely goes for the next one.
-        let below = number.checked_sub(1).and_then(|n| self.extent(n));
-        let new = Box::into_raw(Box::new(Extent::new(below)));
-        let won = entry.compare_exchange(
-            std::ptr::null_mut(),
-            new,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
-        if won.is_err() {
-            // SAFETY: the box is ours: nobody has seen it.
-            drop(unsafe { Box::from_raw(new) });
-        }
-        self.extent(number)
+        self.extents.get_or_make(number, || {
+            // What goes for an extent most likely goes for the next one.
+            let below = number.checked_sub(1).and_then(|n| self.extent(n));
+            Extent::new(below)
+        })
     }
 
     fn flags(&self, at: UserAddr) -> u8 {
