@@ -32,8 +32,8 @@ pub struct CacheConfig {
     pub size: u64,
     /// Bytes in a line: a power of two from 4 KiB to 2 MiB.
     pub line: u64,
-    /// Lines in a set.
-    pub ways: u32,
+    /// Lines in a set; where nothing is said, [`CacheConfig::set_lines`] decides.
+    pub ways: Option<u32>,
     /// Replacement.
     pub policy: Policy,
     /// Most lines fetched ahead by one miss; 0 turns prefetch off.
@@ -47,11 +47,27 @@ impl Default for CacheConfig {
         CacheConfig {
             size: 256 << 20,
             line: 4096,
-            ways: 64,
+            ways: None,
             policy: Policy::default(),
             prefetch: 16,
             run_ahead: true,
         }
+    }
+}
+
+/// Lines in a set, about, where nothing is said. More make the misses fewer: what
+/// is evicted ahead of need leaves its sets partly empty, the smaller they are the
+/// more so. A set has one lock.
+const USUAL_SET: u64 = 512;
+
+impl CacheConfig {
+    /// Lines in a set: as configured, or so many that hardly a line is left over.
+    #[must_use]
+    pub fn set_lines(&self) -> u32 {
+        let lines = self.size / self.line.max(1);
+        let usual = lines / (lines / USUAL_SET).max(1);
+        self.ways
+            .unwrap_or_else(|| u32::try_from(usual).unwrap_or(u32::MAX))
     }
 }
 
@@ -124,4 +140,30 @@ pub enum End {
     Exit(i32),
     /// Killed by this signal.
     Signal(i32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_sets_leave_hardly_a_line_over() {
+        for (lines, expected) in [(32, 32), (1023, 1023), (1024, 512), (16_128, 520)] {
+            let mut config = CacheConfig {
+                size: lines * 4096,
+                ..CacheConfig::default()
+            };
+            assert_eq!(config.set_lines(), expected);
+            config.ways = Some(64);
+            assert_eq!(config.set_lines(), 64);
+        }
+        for lines in (512..100_000u64).step_by(77) {
+            let config = CacheConfig {
+                size: lines * 4096,
+                ..CacheConfig::default()
+            };
+            let set = u64::from(config.set_lines());
+            assert!((512..1024).contains(&set) && lines % set < lines / 512);
+        }
+    }
 }

@@ -372,7 +372,7 @@ pub(crate) struct CacheArgs {
     /// Bytes in a cache line: a power of two, 4KiB to 2MiB [default: 4KiB].
     #[arg(long, value_name = "SIZE", value_parser = parse_line)]
     pub(crate) line: Option<u64>,
-    /// Lines in a set, 8 or more [default: 64].
+    /// Lines in a set, 8 or more [default: about 512].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     pub(crate) ways: Option<u32>,
     /// Which line goes when a set is full [default: adaptive].

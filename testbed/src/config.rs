@@ -288,12 +288,12 @@ fn cache(cache: &Cache) -> Result<CacheConfig> {
     let config = CacheConfig {
         size: cache.size.unwrap_or(defaults.size),
         line: cache.line.unwrap_or(defaults.line),
-        ways: cache.ways.unwrap_or(defaults.ways),
+        ways: cache.ways.or(defaults.ways),
         policy: cache.policy.map_or(defaults.policy, Into::into),
         prefetch: cache.prefetch.unwrap_or(defaults.prefetch),
         run_ahead: cache.run_ahead.unwrap_or(defaults.run_ahead),
     };
-    if config.ways < 8 {
+    if config.ways.is_some_and(|ways| ways < 8) {
         bail!("[cache] ways: give 8 or more");
     }
     shape::check(&config, false)

@@ -66,7 +66,7 @@ pub(crate) fn config(args: &CacheArgs, defaults: &CacheConfig) -> Result<CacheCo
             _ => defaults.size,
         },
         line: args.line.unwrap_or(defaults.line),
-        ways: args.ways.unwrap_or(defaults.ways),
+        ways: args.ways.or(defaults.ways),
         policy: args.policy.map_or(defaults.policy, Into::into),
         prefetch: args.prefetch.unwrap_or(defaults.prefetch),
         run_ahead: args.run_ahead.unwrap_or(defaults.run_ahead),
@@ -77,7 +77,8 @@ pub(crate) fn config(args: &CacheArgs, defaults: &CacheConfig) -> Result<CacheCo
 }
 
 /// Refuses what no processor component would take. Ways that were asked for
-/// must divide the lines; those by default make the cache a little smaller.
+/// must divide the lines; those of a configuration file make the cache a little
+/// smaller.
 pub(crate) fn check(config: &CacheConfig, divided: bool) -> Result<(), String> {
     let CacheConfig {
         size, line, ways, ..
@@ -89,7 +90,8 @@ pub(crate) fn check(config: &CacheConfig, divided: bool) -> Result<(), String> {
              {LEAST_LINES}: give --cache {least} or more, or a smaller --line"
         ));
     }
-    if divided && !lines.is_multiple_of(u64::from(ways)) {
+    let ways = ways.filter(|&ways| divided && !lines.is_multiple_of(u64::from(ways)));
+    if let Some(ways) = ways {
         let set = u64::from(ways) * line;
         let below = size / set * set;
         let fits = if below >= least { below } else { below + set };
@@ -106,7 +108,7 @@ pub(crate) fn check(config: &CacheConfig, divided: bool) -> Result<(), String> {
 pub(crate) fn share(percent: f64, footprint: u64, config: &CacheConfig) -> u64 {
     // Exact below 2^53 bytes, and rounded anyway.
     let wanted = (footprint as f64 * percent / 100.0) as u64;
-    let set = config.line * u64::from(config.ways);
+    let set = config.line * u64::from(config.ways.unwrap_or(1));
     let whole = if wanted >= set {
         wanted / set * set
     } else {
@@ -118,7 +120,7 @@ pub(crate) fn share(percent: f64, footprint: u64, config: &CacheConfig) -> u64 {
 /// A cache that holds all that memory components of `memory` bytes can, and as
 /// much again of files.
 pub(crate) fn full(memory: u64, config: &CacheConfig) -> u64 {
-    let set = config.line * u64::from(config.ways);
+    let set = config.line * u64::from(config.ways.unwrap_or(1));
     memory
         .saturating_mul(2)
         .clamp(1 << 30, 1 << 36)
@@ -163,8 +165,11 @@ mod tests {
 
     #[test]
     fn shares_are_whole_sets_and_no_more_than_asked() {
-        let config = CacheConfig::default();
-        let set = config.line * u64::from(config.ways);
+        let config = CacheConfig {
+            ways: Some(64),
+            ..CacheConfig::default()
+        };
+        let set = config.line * 64;
         for (percent, footprint) in [(25.0, 400 << 20), (100.0, 123_456_789), (33.3, 1 << 20)] {
             let size = share(percent, footprint, &config);
             let asked = footprint as f64 * percent / 100.0;
@@ -173,5 +178,7 @@ mod tests {
         }
         assert_eq!(share(50.0, 300 << 10, &config), 148 << 10);
         assert_eq!(share(0.1, 4096, &config), LEAST_LINES * config.line);
+        let usual = CacheConfig::default();
+        assert_eq!(share(25.0, 123 << 12, &usual), 30 << 12);
     }
 }

@@ -105,12 +105,12 @@ impl Order {
     }
 
     /// The ways of a list, the oldest first.
-    pub(super) fn from_oldest(&self, list: List) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn oldest_first(&self, list: List) -> impl Iterator<Item = usize> + '_ {
         self.walk(self.end(list), |mark| mark.next)
     }
 
     /// The ways of a list, the youngest first.
-    pub(super) fn from_youngest(&self, list: List) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn youngest_first(&self, list: List) -> impl Iterator<Item = usize> + '_ {
         self.walk(self.end(list), |mark| mark.prev)
     }
 
@@ -157,8 +157,8 @@ mod tests {
                 for list in [Staying, Passing] {
                     let expected = &model[list as usize];
                     prop_assert_eq!(order.len(list), expected.len());
-                    prop_assert!(order.from_oldest(list).eq(expected.iter().copied()));
-                    prop_assert!(order.from_youngest(list).eq(expected.iter().rev().copied()));
+                    prop_assert!(order.oldest_first(list).eq(expected.iter().copied()));
+                    prop_assert!(order.youngest_first(list).eq(expected.iter().rev().copied()));
                 }
             }
         }

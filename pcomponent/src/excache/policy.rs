@@ -189,7 +189,7 @@ impl Replacement {
     }
 
     fn oldest(&self, may: &impl Fn(usize) -> bool) -> Option<usize> {
-        let first = |list| self.order.from_oldest(list).find(|&way| may(way));
+        let first = |list| self.order.oldest_first(list).find(|&way| may(way));
         let both = [List::Staying, List::Passing].map(first);
         both.into_iter()
             .flatten()
@@ -238,12 +238,12 @@ impl Replacement {
     fn young(&self, may: &impl Fn(usize) -> bool) -> Option<usize> {
         let few = (self.order.ways() / 16).max(2);
         if self.order.len(List::Passing) >= few {
-            let mut passing = self.order.from_oldest(List::Passing);
+            let mut passing = self.order.oldest_first(List::Passing);
             if let Some(way) = passing.find(|&way| may(way)) {
                 return Some(way);
             }
         }
-        let mut others = self.order.from_youngest(List::Staying);
+        let mut others = self.order.youngest_first(List::Staying);
         others.find(|&way| may(way) && self.order.age(way) >= few)
     }
 

@@ -136,7 +136,8 @@ impl Memory {
         remote: Remote,
         fd_floor: i32,
     ) -> Result<Memory, String> {
-        let shape = Shape::new(config.size, config.line, config.ways).map_err(|e| e.to_string())?;
+        let shape =
+            Shape::new(config.size, config.line, config.set_lines()).map_err(|e| e.to_string())?;
         let wanted = Features(Features::SIGBUS.0 | Features::WP.0);
         let uffd = Uffd::open(wanted)
             .and_then(|u| u.raised(fd_floor))

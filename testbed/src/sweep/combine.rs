@@ -201,7 +201,9 @@ fn parts(series: &Series) -> [String; 7] {
                     .replace(',', " ")
             },
         ),
-        format!("{} ways", config.ways),
+        config
+            .ways
+            .map_or_else(|| "usual ways".to_owned(), |n| format!("{n} ways")),
         format!("{} lines", bytes(config.line)),
         series
             .policy

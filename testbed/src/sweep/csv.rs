@@ -3,6 +3,7 @@
 use super::figures::{PARTS, count, split, total};
 use super::record::{Run, Sweep};
 use crate::shape::switch;
+use proto::process::CacheConfig;
 use serde_json::Value;
 
 const HEADING: [&str; 41] = [
@@ -90,7 +91,10 @@ fn row(sweep: &Sweep, run: &Run, native: Option<f64>) -> Vec<String> {
         point.label.clone(),
         or_empty(series.map(|series| series.fabric.name())),
         or_empty(series.and_then(|series| series.emulate.as_ref())),
-        or_empty(config.as_ref().map(|config| config.ways)),
+        or_empty(config.clone().map(|config| {
+            let size = point.cache_bytes.unwrap_or(config.size);
+            CacheConfig { size, ..config }.set_lines()
+        })),
         or_empty(config.as_ref().map(|config| config.line)),
         or_empty(series.map(|series| series.policy.as_deref().unwrap_or("adaptive"))),
         or_empty(config.as_ref().map(|config| config.prefetch)),

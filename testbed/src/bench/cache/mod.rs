@@ -105,7 +105,7 @@ fn cache(args: &BenchCacheArgs) -> Result<u64> {
         Some(CacheSize::Percent(percent)) => {
             let shape = CacheConfig {
                 line: given.line.unwrap_or(usual.line),
-                ways: given.ways.unwrap_or(usual.ways),
+                ways: given.ways,
                 ..usual.clone()
             };
             shape::share(percent, args.footprint, &shape)
