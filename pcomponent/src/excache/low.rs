@@ -1,14 +1,22 @@
 //! Which sets are low on free ways: where a batch of evictions finds its
 //! victims without a look at every set.
 
-use super::Shape;
+use super::{MOST_VICTIMS, Shape};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A set is low with fewer free ways than this part of all of them: two of 64.
-/// Were only full sets low, random misses would find few of them at one time,
-/// and so small batches; and dropping few pages costs the host more for each
-/// (`testbed bench host`). It keeps one way in 64 more free than that would.
+/// A set is low with fewer free ways than this part of all of them at most: two
+/// of 64.
 const PART: u32 = 32;
+
+/// With fewer free ways than this a set is low: so many that, when a set is full
+/// and the others have anything from none to that many, they are short of a batch
+/// together. Were only full sets low, random misses would find few of them at one
+/// time, and so small batches; and dropping few pages costs the host more for each
+/// (`testbed bench host`). Were more sets low, more of the cache would be empty.
+fn enough(shape: Shape) -> u32 {
+    let short = 2 * MOST_VICTIMS as u32 / shape.sets + 1;
+    short.max(2).min(shape.ways / PART).max(1)
+}
 
 /// A bit for each set. Changed under the set's lock; others take it for a hint
 /// and look again under the lock.
@@ -25,7 +33,7 @@ impl Low {
         Low {
             bits: (0..sets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             sets,
-            enough: (shape.ways / PART).max(1),
+            enough: enough(shape),
         }
     }
 
@@ -89,5 +97,15 @@ mod tests {
         low.gave(64, 1);
         low.gave(130, 2);
         assert_eq!(all(1), [63, 64, 199, 0]);
+    }
+
+    #[test]
+    fn sets_are_short_of_a_batch_together() {
+        let enough = |lines: u64, ways| enough(Shape::new(lines * 4096, 4096, ways).unwrap());
+        assert_eq!(
+            [64, 512, 25_600].map(|ways| enough(25_600, ways)),
+            [2, 3, 129]
+        );
+        assert_eq!([8, 32, 63].map(|ways| enough(4096, ways)), [1, 1, 1]);
     }
 }

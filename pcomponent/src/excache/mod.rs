@@ -100,6 +100,9 @@ pub const MIN_WAYS: u32 = 8;
 /// Fewest lines in a cache: enough for a handful of threads to make progress.
 pub const MIN_LINES: u64 = 32;
 
+/// Most lines in a batch of victims.
+pub const MOST_VICTIMS: usize = 64;
+
 /// A shape that can't be built, and the cure.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ShapeError {

@@ -60,8 +60,7 @@ use std::time::Duration;
 const BUSY_LIMIT: Duration = Duration::from_secs(30);
 /// Most bytes that one batch of evictions or one fetch moves.
 const BATCH_BYTES: u64 = 512 << 10;
-/// Most lines in a batch of evictions.
-const BATCH_LINES: usize = 64;
+const BATCH_LINES: usize = crate::excache::MOST_VICTIMS;
 
 /// See the module.
 pub(crate) struct Memory {
