@@ -80,7 +80,7 @@ fn a_batch_takes_one_line_of_each_full_set() {
     }
     assert_eq!(fetch(&c, 128), Begin::Full);
     let mut victims = Vec::new();
-    c.pick_victims(LineNo(128), &any(16), &mut victims);
+    c.pick_victims(LineNo(128), &anywhere(16), &mut victims);
     let mut lines: Vec<u64> = victims.iter().map(|v| v.line.0).collect();
     lines.sort_unstable();
     assert_eq!(lines, (0..16).collect::<Vec<_>>());
@@ -89,7 +89,7 @@ fn a_batch_takes_one_line_of_each_full_set() {
     assert!(matches!(fetch(&c, 128), Begin::Fetch(_)));
 }
 
-fn any(most: usize) -> Batch<'static> {
+fn anywhere(most: usize) -> Batch<'static> {
     Batch {
         most,
         dirty: Dirty::Anywhere,
@@ -163,7 +163,7 @@ fn reuse_spares_what_came_back() {
     let c = cache(1, 8, Policy::Reuse);
     let evict_one = || {
         let mut victims = Vec::new();
-        c.pick_victims(LineNo(0), &any(1), &mut victims);
+        c.pick_victims(LineNo(0), &anywhere(1), &mut victims);
         victims.iter().for_each(|v| c.finish_evict(v.slot));
         victims.first().map(|v| v.line.0)
     };
@@ -215,7 +215,7 @@ proptest! {
                 Begin::Full => {
                     prop_assert!(queue.len() == 8);
                     let mut victims = Vec::new();
-                    c.pick_victims(LineNo(line), &any(1), &mut victims);
+                    c.pick_victims(LineNo(line), &anywhere(1), &mut victims);
                     prop_assert_eq!(victims.len(), 1);
                     prop_assert_eq!(queue.pop_front(), Some(victims[0].line.0));
                     prop_assert_eq!(victims[0].dirty, victims[0].line.0 % 2 == 0);
@@ -227,6 +227,127 @@ proptest! {
         }
         let held: usize = model.values().map(VecDeque::len).sum();
         prop_assert_eq!(c.occupancy().0, held as u64);
+    }
+}
+
+/// What a line is, as the directory should know it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Is {
+    Fetching(Slot),
+    Resident(bool),
+    Evicting(Victim),
+}
+
+/// The directory of 3 sets of 8 and what it should hold.
+struct Checked {
+    cache: ExCache,
+    lines: HashMap<u64, Is>,
+}
+
+impl Checked {
+    fn in_set(&self, line: u64) -> impl Iterator<Item = Is> + '_ {
+        let same = move |(n, _): &(&u64, &Is)| **n % 3 == line % 3;
+        self.lines.iter().filter(same).map(|(_, is)| *is)
+    }
+
+    fn begin(&mut self, line: u64) {
+        let full = self.in_set(line).count() == 8;
+        let begun = self.cache.begin_fetch(LineNo(line));
+        match (self.lines.get(&line), begun) {
+            (None, Begin::Fetch(slot)) if !full => {
+                self.lines.insert(line, Is::Fetching(slot));
+            }
+            (None, begun) => assert!(full && begun == Begin::Full, "{line}: {begun:?}"),
+            (Some(Is::Fetching(_)), begun) => assert_eq!(begun, Begin::Busy { evicting: false }),
+            (Some(&Is::Resident(dirty)), begun) => assert_eq!(begun, Begin::Resident { dirty }),
+            (Some(Is::Evicting(_)), begun) => assert_eq!(begun, Begin::Busy { evicting: true }),
+        }
+    }
+
+    /// Ends what `line` is busy with, one way or the other.
+    fn end(&mut self, line: u64, well: bool, dirty: bool) {
+        let now = match self.lines.get(&line) {
+            Some(&Is::Fetching(slot)) if well => {
+                self.cache.finish_fetch(slot, dirty);
+                Some(Is::Resident(dirty))
+            }
+            Some(&Is::Fetching(slot)) => {
+                self.cache.abandon(slot);
+                None
+            }
+            Some(&Is::Evicting(victim)) if well => {
+                self.cache.finish_evict(victim.slot);
+                None
+            }
+            Some(&Is::Evicting(victim)) => {
+                self.cache.keep(victim);
+                Some(Is::Resident(victim.dirty))
+            }
+            other => other.copied(),
+        };
+        self.lines.remove(&line);
+        self.lines.extend(now.map(|now| (line, now)));
+    }
+
+    fn took(&mut self, victim: Victim) {
+        let before = self.lines.insert(victim.line.0, Is::Evicting(victim));
+        assert_eq!(before, Some(Is::Resident(victim.dirty)));
+    }
+
+    fn take(&mut self, line: u64) {
+        let taken = self.cache.take(LineNo(line));
+        let resident = matches!(self.lines.get(&line), Some(Is::Resident(_)));
+        assert_eq!(taken.is_some(), resident);
+        taken.into_iter().for_each(|victim| self.took(victim));
+    }
+
+    fn pick(&mut self, line: u64, most: usize, near: bool) {
+        let around = |line: LineNo| (LineNo(line.0 / 16 * 16), LineNo(line.0 / 16 * 16 + 16));
+        let dirty = if near {
+            Dirty::Near(&around)
+        } else {
+            Dirty::Anywhere
+        };
+        let could = self.in_set(line).any(|is| matches!(is, Is::Resident(_)));
+        let mut victims = Vec::new();
+        let batch = Batch { most, dirty };
+        self.cache.pick_victims(LineNo(line), &batch, &mut victims);
+        assert!(victims.len() <= most && (!could || !victims.is_empty()));
+        victims.into_iter().for_each(|victim| self.took(victim));
+    }
+
+    fn check(&self) {
+        assert_eq!(self.cache.occupancy().0, self.lines.len() as u64);
+        for line in 0..48 {
+            let expected = match self.lines.get(&line) {
+                Some(&Is::Resident(dirty)) => Some(dirty),
+                _ => None,
+            };
+            assert_eq!(self.cache.look(LineNo(line)), expected, "line {line}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Every state and every way out of it, by all policies.
+    #[test]
+    fn states_are_as_drawn(
+        policy in prop::sample::select(vec![
+            Policy::Fifo, Policy::Random, Policy::Reuse, Policy::Adaptive,
+        ]),
+        steps in prop::collection::vec((0u8..8, 0u64..48, any::<bool>(), any::<bool>()), 0..500),
+    ) {
+        let mut checked = Checked { cache: cache(3, 8, policy), lines: HashMap::new() };
+        for (what, line, a, b) in steps {
+            match what {
+                0..4 => checked.begin(line),
+                4..6 => checked.end(line, a, b),
+                6 => checked.take(line),
+                _ => checked.pick(line, 1 + line as usize % 12, a),
+            }
+            checked.check();
+        }
     }
 }
 
@@ -276,7 +397,7 @@ fn no_update_is_lost_with_many_threads() {
             Begin::Busy { .. } => assert!(c.wait(LineNo(line as u64), Duration::from_secs(10))),
             Begin::Full => {
                 let mut victims = Vec::new();
-                c.pick_victims(LineNo(line as u64), &any(4), &mut victims);
+                c.pick_victims(LineNo(line as u64), &anywhere(4), &mut victims);
                 evict(&victims);
                 if victims.is_empty() {
                     assert!(c.wait_room(LineNo(line as u64), Duration::from_secs(10)));
@@ -310,7 +431,7 @@ fn touch(c: &ExCache, line: u64) -> bool {
             Begin::Fetch(_) => return true,
             Begin::Full => {
                 let mut victims = Vec::new();
-                c.pick_victims(LineNo(line), &any(16), &mut victims);
+                c.pick_victims(LineNo(line), &anywhere(16), &mut victims);
                 victims.iter().for_each(|v| c.finish_evict(v.slot));
             }
             _ => return false,
