@@ -1,23 +1,27 @@
 //! A sparse array over the address space: found by number without a lock, made on
 //! first use, never freed.
 
+use host::mapping;
+use host::sys::Errno;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// See the module. What threads do with an item is the item's affair.
-pub(crate) struct Sparse<T> {
-    items: Box<[AtomicPtr<T>]>,
+pub(crate) struct Sparse<T: 'static> {
+    items: &'static [AtomicPtr<T>],
 }
 
-impl<T> Sparse<T> {
+impl<T: Send + Sync + 'static> Sparse<T> {
     /// With numbers below `len`, none of them made: 8 bytes of untouched address
-    /// space for each.
-    pub(crate) fn new(len: usize) -> Sparse<T> {
-        // A zeroed allocation of this size is untouched memory, not a fill.
-        let zeroed = vec![0usize; len].into_boxed_slice();
-        let raw = Box::into_raw(zeroed) as *mut [AtomicPtr<T>];
-        // SAFETY: AtomicPtr has usize's size and alignment, and 0 is null.
-        let items = unsafe { Box::from_raw(raw) };
-        Sparse { items }
+    /// space for each, never given back.
+    ///
+    /// # Errors
+    /// `ENOMEM`: not so much address space.
+    pub(crate) fn new(len: usize) -> Result<Sparse<T>, Errno> {
+        let at = mapping::map_anywhere(len * size_of::<AtomicPtr<T>>())?;
+        // SAFETY: a mapping of that size, aligned to pages, ours and never
+        // unmapped; its zeros are null pointers.
+        let items = unsafe { std::slice::from_raw_parts(at.cast(), len) };
+        Ok(Sparse { items })
     }
 
     fn place(&self, number: u64) -> Option<&AtomicPtr<T>> {
@@ -28,7 +32,7 @@ impl<T> Sparse<T> {
     #[inline]
     pub(crate) fn get(&self, number: u64) -> Option<&T> {
         let at = self.place(number)?.load(Ordering::Acquire);
-        // SAFETY: non-null entries are boxes that live as long as `self`.
+        // SAFETY: non-null entries are leaked boxes, never freed.
         (!at.is_null()).then(|| unsafe { &*at })
     }
 
@@ -66,7 +70,7 @@ mod tests {
 
     #[test]
     fn what_is_made_once_stays() {
-        let all: Sparse<Mutex<u32>> = Sparse::new(1 << 20);
+        let all: Sparse<Mutex<u32>> = Sparse::new(1 << 20).unwrap();
         assert!(all.get(7).is_none());
         assert!(all.get_or_make(1 << 20, Mutex::default).is_none());
         assert!(all.get(u64::MAX).is_none());
@@ -74,10 +78,8 @@ mod tests {
             for _ in 0..4 {
                 s.spawn(|| {
                     for number in (0..1 << 20).step_by(1 << 14) {
-                        *all.get_or_make(number, Mutex::default)
-                            .unwrap()
-                            .lock()
-                            .unwrap() += 1;
+                        let item = all.get_or_make(number, Mutex::default);
+                        *item.unwrap().lock().unwrap() += 1;
                     }
                 });
             }

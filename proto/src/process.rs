@@ -57,15 +57,21 @@ impl Default for CacheConfig {
 
 /// Lines in a set, about, where nothing is said. More make the misses fewer: what
 /// is evicted ahead of need leaves its sets partly empty, the smaller they are the
-/// more so. A set has one lock.
+/// more so.
 const USUAL_SET: u64 = 512;
+/// A set has one lock: a cache that has less than that many usual sets has this
+/// many smaller ones,
+const FEWEST_SETS: u64 = 16;
+/// down to sets of so many lines.
+const SMALL_SET: u64 = 64;
 
 impl CacheConfig {
     /// Lines in a set: as configured, or so many that hardly a line is left over.
     #[must_use]
     pub fn set_lines(&self) -> u32 {
         let lines = self.size / self.line.max(1);
-        let usual = lines / (lines / USUAL_SET).max(1);
+        let about = (lines / FEWEST_SETS).clamp(SMALL_SET, USUAL_SET);
+        let usual = lines / (lines / about).max(1);
         self.ways
             .unwrap_or_else(|| u32::try_from(usual).unwrap_or(u32::MAX))
     }
@@ -148,7 +154,8 @@ mod tests {
 
     #[test]
     fn usual_sets_leave_hardly_a_line_over() {
-        for (lines, expected) in [(32, 32), (1023, 1023), (1024, 512), (16_128, 520)] {
+        let usual = [(32, 32), (100, 100), (256, 64), (4096, 256), (16_128, 520)];
+        for (lines, expected) in usual {
             let mut config = CacheConfig {
                 size: lines * 4096,
                 ..CacheConfig::default()
@@ -157,13 +164,13 @@ mod tests {
             config.ways = Some(64);
             assert_eq!(config.set_lines(), 64);
         }
-        for lines in (512..100_000u64).step_by(77) {
+        for lines in (64..100_000u64).step_by(77) {
             let config = CacheConfig {
                 size: lines * 4096,
                 ..CacheConfig::default()
             };
             let set = u64::from(config.set_lines());
-            assert!((512..1024).contains(&set) && lines % set < lines / 512);
+            assert!((64..1024).contains(&set) && lines % set < lines / set.min(512));
         }
     }
 }

@@ -331,6 +331,7 @@ name = "p0"
         let example = parsed(EXAMPLE).unwrap();
         assert!(example.plan.memory.len() >= 2);
         assert_eq!(example.plan.storage[0].root, Path::new("/"));
+        assert_eq!(example.cache, CacheConfig::default());
     }
 
     #[test]

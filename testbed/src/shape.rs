@@ -103,7 +103,8 @@ pub(crate) fn check(config: &CacheConfig, divided: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// The size of a cache that is a share of a footprint: whole sets, never more
+/// The size of a cache that is a share of a footprint: whole lines, and whole sets
+/// where ways were asked for, never more
 /// than the share unless that were too little to run at all.
 pub(crate) fn share(percent: f64, footprint: u64, config: &CacheConfig) -> u64 {
     // Exact below 2^53 bytes, and rounded anyway.
@@ -179,6 +180,6 @@ mod tests {
         assert_eq!(share(50.0, 300 << 10, &config), 148 << 10);
         assert_eq!(share(0.1, 4096, &config), LEAST_LINES * config.line);
         let usual = CacheConfig::default();
-        assert_eq!(share(25.0, 123 << 12, &usual), 30 << 12);
+        assert_eq!(share(50.0, 123 << 12, &usual), 61 << 12);
     }
 }

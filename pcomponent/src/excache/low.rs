@@ -1,21 +1,22 @@
 //! Which sets are low on free ways: where a batch of evictions finds its
 //! victims without a look at every set.
 
-use super::{MOST_VICTIMS, Shape};
+use super::Shape;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A set is low with fewer free ways than this part of all of them at most: two
 /// of 64.
 const PART: u32 = 32;
 
-/// With fewer free ways than this a set is low: so many that, when a set is full
-/// and the others have anything from none to that many, they are short of a batch
-/// together. Were only full sets low, random misses would find few of them at one
-/// time, and so small batches; and dropping few pages costs the host more for each
-/// (`testbed bench host`). Were more sets low, more of the cache would be empty.
+/// With fewer free ways than this a set is low: two batches over all sets, and one
+/// more. When a set is full, the others have anything from none to that many free,
+/// so that there is a batch to be had from those that are low. Were only full sets
+/// low, random misses would find few of them at one time, and so small batches; and
+/// dropping few pages costs the host more for each (`testbed bench host`). Were
+/// more sets low, more of the cache would be empty.
 fn enough(shape: Shape) -> u32 {
-    let short = 2 * MOST_VICTIMS as u32 / shape.sets + 1;
-    short.max(2).min(shape.ways / PART).max(1)
+    let wanted = 2 * shape.batch() as u32 / shape.sets + 1;
+    wanted.max(2).min(shape.ways / PART).max(1)
 }
 
 /// A bit for each set. Changed under the set's lock; others take it for a hint
@@ -107,5 +108,8 @@ mod tests {
             [2, 3, 129]
         );
         assert_eq!([8, 32, 63].map(|ways| enough(4096, ways)), [1, 1, 1]);
+        // A batch is of eight such lines.
+        let large = Shape::new(256 << 20, 64 << 10, 256).unwrap();
+        assert_eq!((large.batch(), super::enough(large)), (8, 2));
     }
 }

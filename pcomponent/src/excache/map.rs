@@ -7,63 +7,95 @@
 
 use super::LineNo;
 use crate::sparse::Sparse;
+use host::sys::Errno;
+use proto::addr::USER_MAX;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Entries made at a time.
-const CHUNK: usize = 512;
-/// Addresses are below this power of two.
-const ADDRESS_BITS: u32 = 47;
+const CHUNK: u64 = 512;
 const IS_GONE: u32 = 1 << 31;
 
-/// What is known of a line.
+/// What is known of a line: nothing, the way of its set that it is in, or the
+/// number modulo 2^31 of the eviction of its set by which it went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Entry {
-    /// Nothing.
-    Absent,
-    /// It is in this way of its set.
-    Way(u32),
-    /// It went, by the eviction of its set with this number modulo 2^31.
-    Gone(u32),
+pub(super) struct Entry(u32);
+
+impl Entry {
+    pub(super) const ABSENT: Entry = Entry(0);
+
+    pub(super) fn in_way(way: u32) -> Entry {
+        Entry(way + 1)
+    }
+
+    pub(super) fn gone(eviction: u32) -> Entry {
+        Entry(eviction | IS_GONE)
+    }
+
+    pub(super) fn way(self) -> Option<usize> {
+        let here = self != Entry::ABSENT && self.0 & IS_GONE == 0;
+        here.then(|| self.0 as usize - 1)
+    }
+
+    pub(super) fn eviction(self) -> Option<u32> {
+        (self.0 & IS_GONE != 0).then_some(self.0 & !IS_GONE)
+    }
 }
 
-pub(super) struct Map(Sparse<[AtomicU32; CHUNK]>);
-
-fn place(line: LineNo) -> (u64, usize) {
-    (line.0 / CHUNK as u64, (line.0 % CHUNK as u64) as usize)
-}
+pub(super) struct Map(Sparse<[AtomicU32; CHUNK as usize]>);
 
 impl Map {
     /// Of a cache with lines of so many bytes, as a power of two.
-    pub(super) fn new(line_shift: u32) -> Map {
-        let lines = 1usize << (ADDRESS_BITS - line_shift);
-        Map(Sparse::new(lines.div_ceil(CHUNK)))
+    pub(super) fn new(line_shift: u32) -> Result<Map, Errno> {
+        let lines = USER_MAX.0 >> line_shift;
+        Sparse::new(lines.div_ceil(CHUNK) as usize).map(Map)
     }
 
     pub(super) fn get(&self, line: LineNo) -> Entry {
-        let (chunk, at) = place(line);
-        let raw = self
-            .0
-            .get(chunk)
-            .map_or(0, |c| c[at].load(Ordering::Relaxed));
-        match raw {
-            0 => Entry::Absent,
-            gone if gone & IS_GONE != 0 => Entry::Gone(gone & !IS_GONE),
-            way => Entry::Way(way - 1),
-        }
+        let entries = self.0.get(line.0 / CHUNK);
+        entries.map_or(Entry::ABSENT, |entries| {
+            Entry(entries[(line.0 % CHUNK) as usize].load(Ordering::Relaxed))
+        })
     }
 
-    /// False if there is no such line: its address is no program's.
-    pub(super) fn set(&self, line: LineNo, entry: Entry) -> bool {
-        let raw = match entry {
-            Entry::Absent => 0,
-            Entry::Way(way) => way + 1,
-            Entry::Gone(number) => number | IS_GONE,
-        };
-        let (chunk, at) = place(line);
+    /// Nothing for a line that no program has.
+    pub(super) fn set(&self, line: LineNo, entry: Entry) {
         let none = || std::array::from_fn(|_| AtomicU32::new(0));
-        let entries = self.0.get_or_make(chunk, none);
-        entries
-            .map(|c| c[at].store(raw, Ordering::Relaxed))
-            .is_some()
+        let entries = self.0.get_or_make(line.0 / CHUNK, none);
+        debug_assert!(entries.is_some(), "{line:?} is no program's");
+        if let Some(entries) = entries {
+            entries[(line.0 % CHUNK) as usize].store(entry.0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_what_was_set() {
+        for shift in [12, 16, 21] {
+            let map = Map::new(shift).unwrap();
+            let last = (USER_MAX.0 >> shift) - 1;
+            let lines = [0, 1, CHUNK - 1, CHUNK, last].map(LineNo);
+            assert!(lines.iter().all(|line| map.get(*line) == Entry::ABSENT));
+            for (n, line) in lines.into_iter().enumerate() {
+                map.set(line, Entry::in_way(n as u32));
+                assert_eq!(map.get(line).way(), Some(n));
+                assert_eq!(map.get(line).eviction(), None);
+            }
+            map.set(lines[0], Entry::gone(0));
+            assert_eq!(
+                (map.get(lines[0]).way(), map.get(lines[0]).eviction()),
+                (None, Some(0))
+            );
+            map.set(lines[1], Entry::ABSENT);
+            assert_eq!(
+                (map.get(lines[1]).way(), map.get(lines[1]).eviction()),
+                (None, None)
+            );
+            assert_eq!(map.get(lines[2]).way(), Some(2));
+            assert_eq!(map.get(LineNo(u64::MAX)), Entry::ABSENT);
+        }
     }
 }

@@ -36,6 +36,7 @@ mod set;
 #[cfg(test)]
 mod tests;
 
+use host::sys::Errno;
 use low::Low;
 use set::{Set, State};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -100,8 +101,10 @@ pub const MIN_WAYS: u32 = 8;
 /// Fewest lines in a cache: enough for a handful of threads to make progress.
 pub const MIN_LINES: u64 = 32;
 
-/// Most lines in a batch of victims.
-pub const MOST_VICTIMS: usize = 64;
+/// Most bytes that one batch of evictions or one fetch moves.
+pub const BATCH_BYTES: u64 = 512 << 10;
+/// Most lines in a batch of evictions.
+pub const BATCH_LINES: usize = 64;
 
 /// A shape that can't be built, and the cure.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -140,12 +143,12 @@ impl Shape {
         if !line.is_power_of_two() || !(4096..=2 << 20).contains(&line) {
             return Err(ShapeError::Line(line));
         }
-        if ways < MIN_WAYS {
-            return Err(ShapeError::Ways);
-        }
         let lines = size / line;
         if lines < MIN_LINES {
             return Err(ShapeError::Size { size, lines, line });
+        }
+        if ways < MIN_WAYS {
+            return Err(ShapeError::Ways);
         }
         let ways = u64::from(ways).min(lines);
         let sets = u32::try_from(lines / ways).map_err(|_| ShapeError::Huge(size))?;
@@ -166,6 +169,13 @@ impl Shape {
     #[must_use]
     pub fn line_size(self) -> u64 {
         1 << self.line_shift
+    }
+    /// Most lines in a batch of victims.
+    #[must_use]
+    pub fn batch(self) -> usize {
+        let by_bytes = BATCH_BYTES / self.line_size();
+        let by_share = self.lines() / 16;
+        by_bytes.min(by_share).clamp(1, BATCH_LINES as u64) as usize
     }
 }
 
@@ -209,20 +219,22 @@ pub struct ExCache {
 
 impl ExCache {
     /// An empty cache.
-    #[must_use]
-    pub fn new(shape: Shape, policy: proto::process::Policy) -> ExCache {
+    ///
+    /// # Errors
+    /// `ENOMEM`: not so much address space as the directory needs.
+    pub fn new(shape: Shape, policy: proto::process::Policy) -> Result<ExCache, Errno> {
         let score = Arc::new(policy::Score::new(shape.lines()));
-        let map = Arc::new(map::Map::new(shape.line_shift));
+        let map = Arc::new(map::Map::new(shape.line_shift)?);
         let sets = (0..shape.sets)
             .map(|n| Set::new(shape.ways, policy, n, Arc::clone(&score), Arc::clone(&map)))
             .collect();
-        ExCache {
+        Ok(ExCache {
             shape,
             sets,
             low: Low::new(shape),
             resident: AtomicU64::new(0),
             peak: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Its shape.
@@ -328,11 +340,6 @@ impl ExCache {
         self.free(slot);
     }
 
-    /// The eviction of a line was called off: it stays as it was.
-    pub fn keep(&self, victim: Victim) {
-        self.finish_fetch(victim.slot, victim.dirty);
-    }
-
     fn free(&self, slot: Slot) {
         let mut ways = self.lock(slot.set as usize);
         ways.release(slot.way as usize);
@@ -421,11 +428,12 @@ impl ExCache {
 
     /// Chooses lines to evict, `batch.most` at most: first one from the set
     /// that `line` falls into, then by `batch.dirty` one from each of the
-    /// following sets that are low on free ways, or the first one's neighbours.
-    /// One batch then makes room for a run of neighbouring lines. By low sets it
-    /// costs each set one way; neighbours are taken whether their sets are low or
-    /// not, and leave a part of the cache empty: it is the price of protecting
-    /// them by one call. The victims are busy and the caller's.
+    /// following sets that are low on free ways, round and round, or the first
+    /// one's neighbours. One batch then makes room for a run of neighbouring
+    /// lines. By low sets it costs each set no more ways than it is short of;
+    /// neighbours are taken whether their sets are low or not, and leave a part of
+    /// the cache empty: it is the price of protecting them by one call. The
+    /// victims are busy and the caller's.
     pub fn pick_victims(&self, line: LineNo, batch: &Batch<'_>, victims: &mut Vec<Victim>) {
         let (first, from) = (self.set_of(line), victims.len());
         if batch.most > 0
@@ -454,7 +462,7 @@ impl ExCache {
                     break;
                 }
                 if let Ok(mut ways) = self.sets[set].ways.try_lock()
-                    && self.low.is_low(ways.free() + ways.busy())
+                    && self.low.is_low(ways.room())
                     && let Some(victim) = choose(&mut ways, any)
                 {
                     victims.push(Self::victim(set, victim));
@@ -550,21 +558,5 @@ impl ExCache {
                 }
             }
         }
-    }
-
-    /// The resident lines in `[from, to)`.
-    #[must_use]
-    pub fn resident_in(&self, from: LineNo, to: LineNo) -> u64 {
-        let mut count = 0;
-        for set in 0..self.sets.len() {
-            let ways = self.lock(set);
-            for way in 0..self.shape.ways as usize {
-                let line = ways.line(way);
-                if matches!(ways.state(way), State::Resident { .. }) && from <= line && line < to {
-                    count += 1;
-                }
-            }
-        }
-        count
     }
 }

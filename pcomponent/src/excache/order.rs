@@ -65,28 +65,20 @@ impl Order {
         self.clock.wrapping_sub(self.marks[way].stamp) as usize
     }
 
-    fn link(&mut self, way: usize, next: usize) {
-        let list = self.marks[way].list as usize;
-        let prev = self.marks[next].prev;
-        self.marks[way].prev = prev;
-        self.marks[way].next = next as u32;
-        self.marks[prev as usize].next = way as u32;
-        self.marks[next].prev = way as u32;
-        self.len[list] += 1;
-    }
-
     /// A way that is in no list becomes a list's youngest.
     pub(super) fn push(&mut self, list: List, way: usize) {
+        let end = self.end(list);
+        let prev = self.marks[end].prev;
         self.clock = self.clock.wrapping_add(1);
-        self.marks[way].stamp = self.clock;
-        self.marks[way].list = list;
-        self.link(way, self.end(list));
-    }
-
-    /// A way that was taken out becomes the oldest of the list that it was in.
-    pub(super) fn put_back(&mut self, way: usize) {
-        let end = self.end(self.marks[way].list);
-        self.link(way, self.marks[end].next as usize);
+        self.marks[way] = Mark {
+            next: end as u32,
+            prev,
+            stamp: self.clock,
+            list,
+        };
+        self.marks[prev as usize].next = way as u32;
+        self.marks[end].prev = way as u32;
+        self.len[list as usize] += 1;
     }
 
     /// Takes a way out of the list that it is in, if it is in one.
@@ -145,13 +137,9 @@ mod tests {
                         model[list as usize].push_back(way);
                     }
                     (None, _) => order.remove(way),
-                    (Some(held), what) => {
+                    (Some(held), _) => {
                         order.remove(way);
                         model[held as usize].retain(|w| *w != way);
-                        if what == 0 {
-                            order.put_back(way);
-                            model[held as usize].push_front(way);
-                        }
                     }
                 }
                 for list in [Staying, Passing] {

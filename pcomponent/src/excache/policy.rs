@@ -91,7 +91,7 @@ pub(super) struct Replacement {
     evictions: u32,
     /// Adaptive.
     score: Arc<Score>,
-    /// Adaptive: whether the line chosen last was the oldest.
+    /// Whether the line chosen last was the oldest.
     took_oldest: bool,
     /// Random: xorshift32, never zero.
     random: u32,
@@ -112,7 +112,7 @@ impl Replacement {
             ghosts: vec![false; ways_if(remembers)].into_boxed_slice(),
             evictions: 0,
             score,
-            took_oldest: false,
+            took_oldest: true,
             random: seed.wrapping_mul(0x9E37_79B9) | 1,
         }
     }
@@ -142,11 +142,6 @@ impl Replacement {
         self.order.remove(way);
     }
 
-    /// It does not leave after all: it goes next.
-    pub(super) fn stays(&mut self, way: usize) {
-        self.order.put_back(way);
-    }
-
     /// Whether the line that went by an eviction is remembered; it is not any
     /// more. (After 2^31 evictions a number may be taken for another's: what is
     /// counted is an estimate.)
@@ -170,6 +165,7 @@ impl Replacement {
         if self.ghosts.is_empty() {
             return None;
         }
+        self.spared_times += u64::from(chosen && !self.took_oldest);
         let remembers = self.policy == Policy::Reuse || (chosen && self.took_oldest);
         let now = self.slot(self.evictions);
         if std::mem::replace(&mut self.ghosts[now], remembers) {
@@ -228,7 +224,6 @@ impl Replacement {
             None
         };
         self.took_oldest = young.is_none();
-        self.spared_times += u64::from(young.is_some());
         young.or_else(|| self.oldest(may))
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Ways {
     /// The free ones.
     free: Vec<u32>,
     busy: u32,
+    /// Of the busy ones, those whose lines are on their way out.
+    leaving: u32,
     map: Arc<Map>,
     replacement: Replacement,
     /// Threads asleep on the set's condition variable.
@@ -59,6 +61,7 @@ impl Set {
                 all: (0..n).map(|_| Way::free()).collect(),
                 free: (0..ways).rev().collect(),
                 busy: 0,
+                leaving: 0,
                 map,
                 replacement: Replacement::new(policy, n, number, score),
                 waiting: 0,
@@ -72,7 +75,7 @@ impl Way {
     fn free() -> Way {
         Way {
             line: LineNo(0),
-            after: Entry::Absent,
+            after: Entry::ABSENT,
             state: State::Free,
         }
     }
@@ -80,10 +83,7 @@ impl Way {
 
 impl Ways {
     pub(super) fn find(&self, line: LineNo) -> Option<usize> {
-        match self.map.get(line) {
-            Entry::Way(way) => Some(way as usize),
-            _ => None,
-        }
+        self.map.get(line).way()
     }
 
     pub(super) fn line(&self, way: usize) -> LineNo {
@@ -98,9 +98,9 @@ impl Ways {
         self.free.len() as u32
     }
 
-    /// Ways that are neither free nor at rest.
-    pub(super) fn busy(&self) -> u32 {
-        self.busy
+    /// Ways that are free or are about to be.
+    pub(super) fn room(&self) -> u32 {
+        self.free() + self.leaving
     }
 
     pub(super) fn spared(&self) -> u64 {
@@ -117,32 +117,24 @@ impl Ways {
 
     pub(super) fn set_state(&mut self, way: usize, state: State) {
         let busy = |s| u32::from(matches!(s, State::Fetching | State::Evicting));
+        let leaving = |s| u32::from(s == State::Evicting);
         let before = std::mem::replace(&mut self.all[way].state, state);
         self.busy = self.busy + busy(state) - busy(before);
-        match (before, state) {
-            (State::Resident { .. }, State::Evicting) => self.replacement.leaves(way),
-            (State::Evicting, State::Resident { .. }) => {
-                self.all[way].after = Entry::Absent;
-                self.replacement.stays(way);
-            }
-            _ => {}
+        self.leaving = self.leaving + leaving(state) - leaving(before);
+        if matches!(state, State::Evicting | State::Free) {
+            self.replacement.leaves(way);
         }
     }
 
     /// Takes a free way for `line`, which is in none, and now being fetched.
     pub(super) fn claim(&mut self, line: LineNo) -> Option<usize> {
-        let way = *self.free.last()?;
-        let came_back = match self.map.get(line) {
-            Entry::Gone(number) => self.replacement.recalls(number),
-            _ => false,
-        };
-        if !self.map.set(line, Entry::Way(way)) {
-            return None;
-        }
-        self.free.pop();
-        let way = way as usize;
+        let number = self.free.pop()?;
+        let way = number as usize;
+        let gone = self.map.get(line).eviction();
+        let came_back = gone.is_some_and(|eviction| self.replacement.recalls(eviction));
+        self.map.set(line, Entry::in_way(number));
         self.all[way].line = line;
-        self.all[way].after = Entry::Absent;
+        self.all[way].after = Entry::ABSENT;
         self.set_state(way, State::Fetching);
         self.replacement.inserted(way, came_back);
         Some(way)
@@ -151,7 +143,6 @@ impl Ways {
     /// A busy way is free again.
     pub(super) fn release(&mut self, way: usize) {
         self.set_state(way, State::Free);
-        self.replacement.leaves(way);
         let Way { line, after, .. } = self.all[way];
         self.map.set(line, after);
         self.free.push(way as u32);
@@ -189,7 +180,7 @@ impl Ways {
         };
         self.set_state(way, State::Evicting);
         let remembered = self.replacement.evicted(chosen);
-        self.all[way].after = remembered.map_or(Entry::Absent, Entry::Gone);
+        self.all[way].after = remembered.map_or(Entry::ABSENT, Entry::gone);
         Some((way, self.all[way].line, dirty))
     }
 }

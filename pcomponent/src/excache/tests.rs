@@ -14,6 +14,7 @@ fn cache(sets: u32, ways: u32, policy: Policy) -> ExCache {
         },
         policy,
     )
+    .unwrap()
 }
 
 fn fetch(cache: &ExCache, line: u64) -> Begin {
@@ -87,6 +88,38 @@ fn a_batch_takes_one_line_of_each_full_set() {
     victims.iter().for_each(|v| c.finish_evict(v.slot));
     assert_eq!(c.occupancy(), (112, 128));
     assert!(matches!(fetch(&c, 128), Begin::Fetch(_)));
+}
+
+/// Low sets give as many as they are short of, round and round; a line on its way
+/// in is no room.
+#[test]
+fn a_batch_goes_round_the_low_sets() {
+    // Low with fewer than nine free.
+    let c = cache(16, 1024, Policy::Fifo);
+    assert_eq!(c.shape().batch(), 64);
+    (0..16 * 1024).for_each(|line| {
+        fetch(&c, line);
+    });
+    let lines = |first: u64, most| {
+        let mut victims = Vec::new();
+        c.pick_victims(LineNo(first), &anywhere(most), &mut victims);
+        victims.iter().for_each(|v| c.finish_evict(v.slot));
+        let mut lines: Vec<_> = victims.iter().map(|v| v.line.0).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert_eq!(lines(0, 64), (0..64).collect::<Vec<_>>());
+    assert_eq!(lines(0, 64), (64..128).collect::<Vec<_>>());
+    // Eight are free in each: one is wanted, then none but of the set itself.
+    assert_eq!(lines(0, 64), (128..144).collect::<Vec<_>>());
+    assert_eq!(lines(3, 64), [147]);
+    // Lines on their way into set 5 take its room.
+    for n in 0..9 {
+        let begun = c.begin_fetch(LineNo(100_005 + 16 * n));
+        assert!(matches!(begun, Begin::Fetch(_)));
+    }
+    let own: Vec<_> = (9..18).map(|n| 5 + 16 * n).collect();
+    assert_eq!(lines(5, 64), own);
 }
 
 fn anywhere(most: usize) -> Batch<'static> {
@@ -191,7 +224,7 @@ fn ranges_are_taken_either_way() {
         let mut victims = Vec::new();
         c.take_range(LineNo(10), LineNo(far), &mut victims);
         assert_eq!(victims.len(), 22);
-        assert_eq!(c.resident_in(LineNo(0), LineNo(far)), 10);
+        assert_eq!((0..32).filter(|n| c.holds(LineNo(*n))).count(), 10);
     }
 }
 
@@ -275,13 +308,9 @@ impl Checked {
                 self.cache.abandon(slot);
                 None
             }
-            Some(&Is::Evicting(victim)) if well => {
+            Some(&Is::Evicting(victim)) => {
                 self.cache.finish_evict(victim.slot);
                 None
-            }
-            Some(&Is::Evicting(victim)) => {
-                self.cache.keep(victim);
-                Some(Is::Resident(victim.dirty))
             }
             other => other.copied(),
         };
@@ -348,6 +377,13 @@ proptest! {
             }
             checked.check();
         }
+        // Whatever is left goes in its turn.
+        for set in 0..3 {
+            (0..8).for_each(|_| checked.pick(set, 1, false));
+        }
+        let stays = checked.lines.values().any(|is| matches!(is, Is::Resident(_)));
+        prop_assert!(!stays);
+        checked.check();
     }
 }
 
@@ -388,10 +424,10 @@ fn no_update_is_lost_with_many_threads() {
                 };
                 assert!(stored.is_ok());
                 frame[line].fetch_add(1, Ordering::SeqCst);
-                c.keep(Victim {
+                evict(&[Victim {
                     dirty: true,
                     ..victim
-                });
+                }]);
                 return;
             }
             Begin::Busy { .. } => assert!(c.wait(LineNo(line as u64), Duration::from_secs(10))),

@@ -20,7 +20,7 @@
 
 use super::mappings::Mappings;
 use super::remote::{Links, within};
-use super::{BATCH_BYTES, BATCH_LINES, BUSY_LIMIT, Memory, Scratch, stuck};
+use super::{BUSY_LIMIT, Memory, Scratch, stuck};
 use crate::excache::{Batch, Dirty, LineNo, Victim};
 use crate::fatal;
 use crate::stats::Counters;
@@ -54,13 +54,6 @@ struct Page<'a> {
 }
 
 impl Memory {
-    fn batch(&self) -> usize {
-        let shape = self.cache.shape();
-        let by_bytes = BATCH_BYTES / shape.line_size();
-        let by_share = shape.lines() / 16;
-        by_bytes.min(by_share).clamp(1, BATCH_LINES as u64) as usize
-    }
-
     /// Evicts a batch so that the set of `line` has a free way; if all of its
     /// ways are busy, waits for one of them.
     pub(super) fn make_room_or_wait(
@@ -84,7 +77,7 @@ impl Memory {
         counters: &Counters,
     ) -> bool {
         me.victims.clear();
-        let most = self.batch();
+        let most = self.cache.shape().batch();
         let near = |line| self.neighbourhood(space, line, most);
         let dirty = if self.others_store() {
             Dirty::Near(&near)
@@ -146,7 +139,7 @@ impl Memory {
     ) {
         me.victims.sort_unstable_by_key(|v| v.line);
         let victims = std::mem::take(&mut me.victims);
-        for chunk in victims.chunks(self.batch().max(1)) {
+        for chunk in victims.chunks(self.cache.shape().batch().max(1)) {
             let begun = counters.lane().map(|_| clock::now());
             let dirty = chunk.iter().filter(|v| v.dirty).count() as u64;
             if dirty > 0 {

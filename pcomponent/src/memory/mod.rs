@@ -58,10 +58,6 @@ use std::time::Duration;
 /// A busy line is let go of within its owner's fabric deadlines; longer means
 /// that its owner is gone.
 const BUSY_LIMIT: Duration = Duration::from_secs(30);
-/// Most bytes that one batch of evictions or one fetch moves.
-const BATCH_BYTES: u64 = 512 << 10;
-const BATCH_LINES: usize = crate::excache::MOST_VICTIMS;
-
 /// See the module.
 pub(crate) struct Memory {
     changes: Mutex<home::Changes>,
@@ -137,6 +133,7 @@ impl Memory {
     ) -> Result<Memory, String> {
         let shape =
             Shape::new(config.size, config.line, config.set_lines()).map_err(|e| e.to_string())?;
+        let no_room = |e| format!("address space for the tables of pages and lines: {e}");
         let wanted = Features(Features::SIGBUS.0 | Features::WP.0);
         let uffd = Uffd::open(wanted)
             .and_then(|u| u.raised(fd_floor))
@@ -144,8 +141,8 @@ impl Memory {
         Ok(Memory {
             changes: Mutex::default(),
             space: ShardedLock::new(AddressSpace::new()),
-            pages: PageTable::new(),
-            cache: ExCache::new(shape, config.policy),
+            pages: PageTable::new().map_err(no_room)?,
+            cache: ExCache::new(shape, config.policy).map_err(no_room)?,
             uffd,
             dropper: Dropper::new(fd_floor),
             remote,
@@ -332,7 +329,7 @@ impl Memory {
 /// Most lines to fetch ahead of `wanted`: few of the cache's, and no more than a
 /// batch.
 fn most_ahead(shape: Shape, wanted: u32) -> u32 {
-    let by_bytes = (BATCH_BYTES / shape.line_size()).saturating_sub(1);
+    let by_bytes = (crate::excache::BATCH_BYTES / shape.line_size()).saturating_sub(1);
     let most = u64::from(wanted).min(shape.lines() / 16).min(by_bytes);
     u32::try_from(most).unwrap_or(0)
 }

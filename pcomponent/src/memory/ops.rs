@@ -401,12 +401,7 @@ impl Memory {
 
     /// Whether each page of `range` is resident, as mincore(2) has it.
     pub(crate) fn residency(&self, range: UserRange) -> Vec<bool> {
-        let is_here = |n: u64| {
-            let line = self.line_of(UserAddr(n * PAGE_SIZE));
-            self.cache
-                .resident_in(line, crate::excache::LineNo(line.0 + 1))
-                > 0
-        };
+        let is_here = |n: u64| self.cache.holds(self.line_of(UserAddr(n * PAGE_SIZE)));
         range.page_numbers().map(is_here).collect()
     }
 }

@@ -7,6 +7,7 @@
 //! exclusive lock on the address space; see `fault`.
 
 use crate::sparse::Sparse;
+use host::sys::Errno;
 use proto::NodeId;
 use proto::addr::{EXTENT_SIZE, PAGE_SIZE, PAGES_PER_EXTENT, USER_MAX, UserAddr, UserRange};
 use proto::mem::Lease;
@@ -110,12 +111,15 @@ fn index(at: UserAddr) -> usize {
 
 impl PageTable {
     /// An empty table.
-    pub(super) fn new() -> PageTable {
-        PageTable {
-            extents: Sparse::new((USER_MAX.0 / EXTENT_SIZE) as usize),
+    ///
+    /// # Errors
+    /// `ENOMEM`: not so much address space.
+    pub(super) fn new() -> Result<PageTable, Errno> {
+        Ok(PageTable {
+            extents: Sparse::new((USER_MAX.0 / EXTENT_SIZE) as usize)?,
             footprint: AtomicI64::new(0),
             peak: AtomicI64::new(0),
-        }
+        })
     }
 
     /// The extent with this number, if it has been used.
@@ -224,7 +228,7 @@ mod tests {
 
     #[test]
     fn flags_and_footprint() {
-        let table = PageTable::new();
+        let table = PageTable::new().unwrap();
         let at = UserAddr(0x4000_0000);
         assert!(!table.is_remote(at));
         table.touch(at, true);
@@ -264,7 +268,7 @@ mod tests {
 
     #[test]
     fn outside_the_window_there_is_nothing() {
-        let table = PageTable::new();
+        let table = PageTable::new().unwrap();
         assert!(table.extent_or_new(USER_MAX.extent()).is_none());
         assert!(table.extent(u64::MAX).is_none());
         table.touch(UserAddr(u64::MAX), false);

@@ -2,7 +2,8 @@
 //! are absent. To touch them would bring zeros, or what the memory component has
 //! of them, to be overwritten.
 
-use super::{BATCH_BYTES, BATCH_LINES, Memory, Scratch};
+use super::{Memory, Scratch};
+use crate::excache::{BATCH_BYTES, BATCH_LINES};
 use crate::excache::{Begin, LineNo};
 use crate::fatal;
 use crate::stats::Counters;

@@ -203,7 +203,7 @@ fn parts(series: &Series) -> [String; 7] {
         ),
         config
             .ways
-            .map_or_else(|| "usual ways".to_owned(), |n| format!("{n} ways")),
+            .map_or_else(String::new, |n| format!("{n} ways")),
         format!("{} lines", bytes(config.line)),
         series
             .policy

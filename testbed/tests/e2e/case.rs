@@ -26,6 +26,8 @@ pub(crate) struct Cell {
     percent: u64,
     fabric: &'static str,
     line: u64,
+    /// Lines in a set; 0: as is usual.
+    ways: u64,
     options: &'static [&'static str],
 }
 
@@ -35,6 +37,7 @@ impl Cell {
             percent,
             fabric,
             line: LINE,
+            ways: WAYS,
             options: &[],
         }
     }
@@ -44,6 +47,11 @@ impl Cell {
         Cell { line, ..self }
     }
 
+    /// With sets as they are where nothing is said.
+    pub(crate) const fn usual_sets(self) -> Cell {
+        Cell { ways: 0, ..self }
+    }
+
     pub(crate) const fn with(self, options: &'static [&'static str]) -> Cell {
         Cell { options, ..self }
     }
@@ -51,7 +59,7 @@ impl Cell {
 
 /// A few shapes that differ in everything: for programs that take long.
 pub(crate) const FEW: &[Cell] = &[
-    Cell::new(25, "tcp"),
+    Cell::new(25, "tcp").usual_sets(),
     Cell::new(10, "shm").with(&["--policy", "reuse", "--memory-components", "2"]),
 ];
 
@@ -61,6 +69,7 @@ pub(crate) const USUAL: &[Cell] = &[
     Cell::new(25, "shm").with(&["--prefetch", "0"]),
     Cell::new(10, "shm").with(&["--policy", "reuse", "--memory-components", "3"]),
     Cell::new(2, "shm"),
+    Cell::new(30, "shm").usual_sets(),
     Cell::new(2, "tcp").with(&["--policy", "random", "--prefetch", "0"]),
 ];
 
@@ -124,10 +133,10 @@ impl Case {
     /// Runs natively, with a cache that holds everything, and in each cell.
     pub(crate) fn check(&self, cells: &[Cell]) {
         let (native, said) = self.result(&mut Command::new(&self.program));
-        let footprint = self.compare(Cell::new(100, "shm"), FULL, &native, &said);
+        let footprint = self.compare(Cell::new(100, "shm").usual_sets(), FULL, &native, &said);
         for cell in cells {
             let wanted = (footprint * cell.percent / 100).max(LEAST);
-            let cache = wanted.next_multiple_of(cell.line * WAYS);
+            let cache = wanted.next_multiple_of(cell.line * cell.ways.max(1));
             self.compare(*cell, cache, &native, &said);
         }
         self.home.expect_empty();
@@ -140,7 +149,6 @@ impl Case {
         let mut command = Command::new(binaries::testbed());
         command
             .args(["run", "--cache", &cache.to_string()])
-            .args(["--ways", &WAYS.to_string()])
             .args(["--line", &cell.line.to_string()])
             .args(["--memory", "1G", "--fabric", cell.fabric])
             .args(cell.options)
@@ -148,6 +156,9 @@ impl Case {
             .arg(&stats)
             .arg("--")
             .arg(&self.program);
+        if cell.ways > 0 {
+            command.arg("--ways").arg(cell.ways.to_string());
+        }
         let _ = fs::remove_file(&stats); // of the run before
         let (ours, said) = self.result(&mut command);
         let place = format!("{cell:?}, cache of {cache} bytes: {command:?}\n{said:?}");
