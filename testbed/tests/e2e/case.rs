@@ -151,14 +151,15 @@ impl Case {
             .args(["run", "--cache", &cache.to_string()])
             .args(["--line", &cell.line.to_string()])
             .args(["--memory", "1G", "--fabric", cell.fabric])
-            .args(cell.options)
+            .args(cell.options);
+        if cell.ways > 0 {
+            command.arg("--ways").arg(cell.ways.to_string());
+        }
+        command
             .arg("--stats")
             .arg(&stats)
             .arg("--")
             .arg(&self.program);
-        if cell.ways > 0 {
-            command.arg("--ways").arg(cell.ways.to_string());
-        }
         let _ = fs::remove_file(&stats); // of the run before
         let (ours, said) = self.result(&mut command);
         let place = format!("{cell:?}, cache of {cache} bytes: {command:?}\n{said:?}");
