@@ -104,7 +104,7 @@ pub const MIN_LINES: u64 = 32;
 /// Most bytes that one batch of evictions or one fetch moves.
 pub const BATCH_BYTES: u64 = 512 << 10;
 /// Most lines in a batch of evictions.
-pub const BATCH_LINES: usize = 64;
+const BATCH_LINES: usize = 64;
 
 /// A shape that can't be built, and the cure.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -466,29 +466,6 @@ impl ExCache {
                     && let Some(victim) = choose(&mut ways, any)
                 {
                     victims.push(Self::victim(set, victim));
-                }
-            }
-        }
-        self.pick_more(first, batch.most, any, victims);
-    }
-
-    /// A cache of few sets gives several lines of its own instead.
-    fn pick_more(&self, first: usize, most: usize, any: bool, victims: &mut Vec<Victim>) {
-        let sets = self.sets.len();
-        let share = most / 8 / sets;
-        if share == 0 {
-            return;
-        }
-        for step in 0..sets {
-            let set = (first + step) % sets;
-            if let Ok(mut ways) = self.sets[set].ways.try_lock() {
-                for _ in 0..share {
-                    if victims.len() < most
-                        && !ways.mostly_busy()
-                        && let Some(victim) = choose(&mut ways, any)
-                    {
-                        victims.push(Self::victim(set, victim));
-                    }
                 }
             }
         }

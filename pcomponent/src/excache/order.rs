@@ -22,6 +22,8 @@ struct Mark {
     list: List,
 }
 
+const _: () = assert!(size_of::<Mark>() == 16);
+
 /// See the module.
 pub(super) struct Order {
     /// Behind the ways each list has a mark where its two ends meet.

@@ -34,6 +34,10 @@ struct Way {
     state: State,
 }
 
+// With a way's mark in `order`, its place among the free and its ghost it is what
+// the directory takes for a line of the cache.
+const _: () = assert!(size_of::<Way>() == 16);
+
 pub(super) struct Ways {
     all: Box<[Way]>,
     /// The free ones.

@@ -139,7 +139,7 @@ impl Memory {
     ) {
         me.victims.sort_unstable_by_key(|v| v.line);
         let victims = std::mem::take(&mut me.victims);
-        for chunk in victims.chunks(self.cache.shape().batch().max(1)) {
+        for chunk in victims.chunks(self.cache.shape().batch()) {
             let begun = counters.lane().map(|_| clock::now());
             let dirty = chunk.iter().filter(|v| v.dirty).count() as u64;
             if dirty > 0 {

@@ -3,7 +3,6 @@
 //! of them, to be overwritten.
 
 use super::{Memory, Scratch};
-use crate::excache::{BATCH_BYTES, BATCH_LINES};
 use crate::excache::{Begin, LineNo};
 use crate::fatal;
 use crate::stats::Counters;
@@ -82,8 +81,7 @@ impl Memory {
     ) {
         me.run.clear();
         let size = self.line_size();
-        let most = (BATCH_BYTES / size).min(self.cache.shape().lines() / 16);
-        let most = most.clamp(1, BATCH_LINES as u64).min(len as u64 / size);
+        let most = (self.cache.shape().batch() as u64).min(len as u64 / size);
         let first = self.line_of(at);
         let mut made_room = false;
         while (me.run.len() as u64) < most {

@@ -201,9 +201,7 @@ fn parts(series: &Series) -> [String; 7] {
                     .replace(',', " ")
             },
         ),
-        config
-            .ways
-            .map_or_else(String::new, |n| format!("{n} ways")),
+        config.ways.map(|n| format!("{n} ways")).unwrap_or_default(),
         format!("{} lines", bytes(config.line)),
         series
             .policy
