@@ -33,6 +33,8 @@ use windows::Windows;
 const PATIENCE: Duration = Duration::from_secs(4);
 /// A writer that has made this much of one file dirty writes it back itself.
 const MOST_DIRTY: u64 = 64 << 20;
+/// Most extents leased in one answer beside the one that was asked for.
+const MOST_MORE: u32 = 15;
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
 
@@ -95,6 +97,28 @@ impl State {
             mtime,
             dirty: self.cached.is_dirty(),
         }
+    }
+
+    /// A lease of extent `index`, which is here, and whether it is a new one.
+    fn lease(
+        &mut self,
+        index: u64,
+        to: Identity,
+        generation: Generation,
+        writable: bool,
+    ) -> Result<(FileLease, bool), Errno> {
+        let (key, new) = self.windows.grant(index, to, writable)?;
+        let size = self.cached.size();
+        let lease = FileLease {
+            lease: Lease {
+                key,
+                generation,
+                writable,
+            },
+            valid: size.saturating_sub(index * EXTENT_SIZE).min(EXTENT_SIZE),
+            size,
+        };
+        Ok((lease, new))
     }
 }
 
@@ -247,7 +271,7 @@ impl Files {
             let from = data.len();
             data.resize(from + part as usize, 0);
             state.windows.read(at, &mut data[from..])?;
-            let ahead = state.cached.poll_ahead(at / EXTENT_SIZE);
+            let ahead = state.cached.poll_ahead(at / EXTENT_SIZE..=at / EXTENT_SIZE);
             drop(state);
             self.ahead.ask(&self.me, &entry, ahead);
         }
@@ -349,7 +373,7 @@ impl Files {
         Ok(state.reply())
     }
 
-    /// Fills an extent and leases it.
+    /// Fills an extent and leases it, and up to `more` after it that are here.
     ///
     /// # Errors
     /// `ENXIO`: past the end of the file. `EIO` and what storage answered.
@@ -357,10 +381,10 @@ impl Files {
         &self,
         file: &FileRef,
         index: u64,
+        more: u32,
         writable: bool,
-        to: Identity,
-        generation: Generation,
-    ) -> Result<FileLease, Errno> {
+        (to, generation): (Identity, Generation),
+    ) -> Result<Vec<FileLease>, Errno> {
         let entry = self.entry(file)?;
         let start = index.checked_mul(EXTENT_SIZE).ok_or(Errno::ENXIO)?;
         let begun = Instant::now();
@@ -369,8 +393,10 @@ impl Files {
                 return Err(Errno::ENXIO);
             }
             let mut state = self.filled(&entry, index)?;
-            let size = state.cached.size();
-            let end = size.min(start + EXTENT_SIZE);
+            // Growth is paid for one extent.
+            let more = if writable { 0 } else { more.min(MOST_MORE) };
+            let last = state.cached.ready_until(index, u64::from(more));
+            let end = state.cached.size().min(start + EXTENT_SIZE);
             let growth = if writable {
                 state.cached.growth(start, end)
             } else {
@@ -384,23 +410,19 @@ impl Files {
             if writable {
                 state.cached.handle_grown(start, end);
             }
-            let (key, new) = state.windows.grant(index, to, writable)?;
-            self.counters
-                .granted
-                .fetch_add(u64::from(new), Ordering::Relaxed);
-            let ahead = state.cached.poll_ahead(index);
+            let clock = self.counters.clock.load(Ordering::Relaxed);
+            let mut leases = Vec::new();
+            for n in index..=last {
+                let (lease, new) = state.lease(n, to, generation, writable)?;
+                state.cached.look(n, clock);
+                let granted = &self.counters.granted;
+                granted.fetch_add(u64::from(new), Ordering::Relaxed);
+                leases.push(lease);
+            }
+            let ahead = state.cached.poll_ahead(index..=last);
             drop(state);
             self.ahead.ask(&self.me, &entry, ahead);
-            let valid = end.saturating_sub(start);
-            return Ok(FileLease {
-                lease: Lease {
-                    key,
-                    generation,
-                    writable,
-                },
-                valid,
-                size,
-            });
+            return Ok(leases);
         }
         Err(Errno::EIO)
     }

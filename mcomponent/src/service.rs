@@ -113,9 +113,11 @@ impl Component {
                 file,
                 index,
                 writable,
+                more,
             } => {
-                let lease = files.lease(&file, index, writable, peer, self.generation())?;
-                Ok(MemReply::FileLease(lease))
+                let holder = (peer, self.generation());
+                let leases = files.lease(&file, index, more, writable, holder)?;
+                Ok(MemReply::FileLeases(leases))
             }
             MemRequest::FileDirty { file, pages } => {
                 files.dirty(&file, &pages, peer).map(|()| MemReply::Done)

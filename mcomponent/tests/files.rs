@@ -8,7 +8,7 @@ use common::{World, file, filler};
 use mcomponent::core::ledger::Ledger;
 use mcomponent::files::Files;
 use proto::mem::{FileRef, MemReply};
-use proto::{Errno, Generation, Identity, ProcessId};
+use proto::{EXTENT_SIZE, Errno, Generation, Identity, ProcessId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -183,6 +183,24 @@ fn truncation_cuts_and_what_comes_back_is_zeros() {
 }
 
 #[test]
+fn leases_come_with_those_of_extents_that_are_here() {
+    let len = 5 * EXTENT_SIZE + 100;
+    let world = World::with_file(1, &filler(len as usize));
+    let (files, _) = cache(64 * MIB, &world);
+    let who = (Identity::Process(ProcessId(1)), Generation(1));
+    let lease = |index, more, writable| files.lease(&file(1), index, more, writable, who);
+    read_all(&files, &file(1));
+    let all = lease(0, 15, false).unwrap();
+    let valid: Vec<u64> = all.iter().map(|lease| lease.valid).collect();
+    assert_eq!(valid[..5], [EXTENT_SIZE; 5]);
+    assert_eq!((valid[5], valid.len()), (100, 6));
+    assert_eq!(lease(2, 1, false).unwrap(), all[2..4], "the same again");
+    assert_eq!(lease(2, u32::MAX, false).unwrap(), all[2..]);
+    let one = lease(1, 15, true).unwrap();
+    assert_eq!(one.len(), 1, "writes are announced one by one");
+}
+
+#[test]
 fn one_sided_writes_are_announced_by_who_holds_the_lease() {
     let world = World::with_file(1, b"data");
     let (files, _) = cache(64 * MIB, &world);
@@ -190,7 +208,11 @@ fn one_sided_writes_are_announced_by_who_holds_the_lease() {
         Identity::Process(ProcessId(1)),
         Identity::Process(ProcessId(2)),
     );
-    let lease = |who, writable| files.lease(&file(1), 0, writable, who, Generation(1));
+    let lease = |who, writable| {
+        let leases = files.lease(&file(1), 0, 15, writable, (who, Generation(1)))?;
+        assert_eq!(leases.len(), 1);
+        Ok::<_, Errno>(leases[0])
+    };
     let first = lease(a, true).unwrap();
     assert_eq!((first.valid, first.size), (4, 4));
     assert_eq!(lease(a, true).unwrap(), first, "the same lease again");
@@ -202,6 +224,6 @@ fn one_sided_writes_are_announced_by_who_holds_the_lease() {
     assert_eq!(world.content(1), b"data", "not longer than it is");
     files.forget(a);
     assert_eq!(files.dirty(&file(1), &[(0, 1)], a), Err(Errno::ESTALE));
-    let past = files.lease(&file(1), 1, false, a, Generation(1));
+    let past = files.lease(&file(1), 1, 0, false, (a, Generation(1)));
     assert_eq!(past, Err(Errno::ENXIO));
 }

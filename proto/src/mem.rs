@@ -293,7 +293,8 @@ pub enum MemRequest {
         /// Which.
         file: FileRef,
     },
-    /// Fills an extent from storage and leases it.
+    /// Fills an extent from storage and leases it, with those after it that are
+    /// there already.
     FileExtent {
         /// Which.
         file: FileRef,
@@ -301,6 +302,8 @@ pub enum MemRequest {
         index: u64,
         /// Whether one-sided writes are wanted (shared writable mappings).
         writable: bool,
+        /// Most extents after it; the component may grant fewer.
+        more: u32,
     },
     /// Pages were written one-sided under a writable file lease.
     FileDirty {
@@ -322,8 +325,8 @@ pub enum MemReply {
     Space(Vec<Result<SpaceDone, Errno>>),
     /// To Commit.
     Lease(Lease),
-    /// To FileExtent.
-    FileLease(FileLease),
+    /// To FileExtent: of that one, and of the next ones in order.
+    FileLeases(Vec<FileLease>),
     /// To FileRead.
     Data(#[serde(with = "serde_bytes")] Vec<u8>),
     /// To FileWrite: where it went, and the file's size after it.

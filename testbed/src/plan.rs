@@ -172,20 +172,19 @@ pub(crate) struct Processor {
 }
 
 impl Plan {
-    /// What `testbed run` makes.
-    pub(crate) fn for_run(args: &RunArgs, root: PathBuf) -> Plan {
+    /// One of each component, on this machine: a memory component of so many
+    /// bytes, a storage component with that root.
+    pub(crate) fn of_one_each(fabric: Fabric, memory: u64, root: PathBuf) -> Plan {
         Plan {
-            fabric: args.fabric,
-            emulate: args.emulate.as_ref().map(|emulate| emulate.text.clone()),
-            placement: args.placement,
+            fabric,
+            emulate: None,
+            placement: Placement::default(),
             lease_ms: None,
-            memory: (0..args.memory_components)
-                .map(|n| Memory {
-                    name: format!("m{n}"),
-                    size: args.memory,
-                    host: None,
-                })
-                .collect(),
+            memory: vec![Memory {
+                name: "m0".to_owned(),
+                size: memory,
+                host: None,
+            }],
             storage: vec![Storage {
                 name: "s0".to_owned(),
                 root,
@@ -196,11 +195,27 @@ impl Plan {
                 name: "p0".to_owned(),
                 host: None,
             }],
-            log: args.log.clone(),
+            log: None,
             hosts: Vec::new(),
             address: None,
             gmm_host: None,
             metrics: BTreeMap::new(),
+        }
+    }
+
+    /// What `testbed run` makes.
+    pub(crate) fn for_run(args: &RunArgs, root: PathBuf) -> Plan {
+        let memory = (0..args.memory_components).map(|n| Memory {
+            name: format!("m{n}"),
+            size: args.memory,
+            host: None,
+        });
+        Plan {
+            emulate: args.emulate.as_ref().map(|emulate| emulate.text.clone()),
+            placement: args.placement,
+            memory: memory.collect(),
+            log: args.log.clone(),
+            ..Plan::of_one_each(args.fabric, args.memory, root)
         }
     }
 

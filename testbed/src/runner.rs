@@ -90,6 +90,11 @@ impl Runner {
         })
     }
 
+    /// For others that must end when we are told to.
+    pub(crate) fn signals(&mut self) -> &mut Signals {
+        &mut self.signals
+    }
+
     /// A signal that wants us to end, if one has come.
     pub(crate) fn interrupted(&mut self) -> Option<i32> {
         let taken = self.signals.take();

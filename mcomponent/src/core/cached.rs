@@ -12,7 +12,7 @@ use proto::Errno;
 use proto::addr::{EXTENT_SIZE, PAGE_SIZE};
 use proto::store::{Attr, Timespec};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 /// Most extents filled ahead of a sequential reader.
 const MOST_AHEAD: u64 = 4;
@@ -396,10 +396,24 @@ impl Cached {
         dropped
     }
 
-    /// The extents to fill ahead of a reader that is at `index`.
-    pub fn poll_ahead(&mut self, index: u64) -> Range<u64> {
-        let before = self.last.replace(index);
-        if before == Some(index) {
+    /// The last of the extents from `index` on, at most `more` after it, that
+    /// are all here and hold bytes of the file.
+    #[must_use]
+    pub fn ready_until(&self, index: u64, more: u64) -> u64 {
+        let end = self.size.div_ceil(EXTENT_SIZE);
+        let next = (index + 1)..end.min(index.saturating_add(more + 1));
+        let ready = next.take_while(|n| {
+            let extent = self.extents.get(n);
+            extent.is_some_and(|extent| extent.filling.is_none())
+        });
+        ready.last().unwrap_or(index)
+    }
+
+    /// The extents to fill ahead of a reader that was given these.
+    pub fn poll_ahead(&mut self, given: RangeInclusive<u64>) -> Range<u64> {
+        let (index, last) = given.into_inner();
+        let before = self.last.replace(last);
+        if before == Some(last) {
             return 0..0;
         }
         let sequential = index.checked_sub(1) == before && index > 0;
@@ -408,7 +422,7 @@ impl Cached {
         } else {
             0
         };
-        index + 1..(index + 1 + self.depth).min(self.stored.div_ceil(EXTENT_SIZE))
+        last + 1..(last + 1 + self.depth).min(self.stored.div_ceil(EXTENT_SIZE))
     }
 
     /// Extents that can be dropped: when they were used last, and their index.

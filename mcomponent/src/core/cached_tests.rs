@@ -261,13 +261,33 @@ fn reading_in_sequence_goes_ever_further_ahead() {
         ..World::default()
     };
     let mut cached = Cached::new(&world.attr());
-    let asked: Vec<Range<u64>> = (0..6).map(|n| cached.poll_ahead(n)).collect();
+    let asked: Vec<Range<u64>> = (0..6).map(|n| cached.poll_ahead(n..=n)).collect();
     assert_eq!(asked, [1..1, 2..3, 3..5, 4..8, 5..9, 6..10]);
-    assert!(cached.poll_ahead(5).is_empty(), "the same again");
-    assert!(cached.poll_ahead(11).is_empty(), "a jump");
-    assert_eq!(cached.poll_ahead(12), 13..14);
+    assert!(cached.poll_ahead(5..=5).is_empty(), "the same again");
+    assert!(cached.poll_ahead(11..=11).is_empty(), "a jump");
+    assert_eq!(cached.poll_ahead(12..=12), 13..14);
+    assert_eq!(cached.poll_ahead(13..=15), 16..18, "several at once");
+    assert_eq!(cached.poll_ahead(16..=16), 17..20);
     world.stored_size = E;
-    assert!(Cached::new(&world.attr()).poll_ahead(0).is_empty());
+    assert!(Cached::new(&world.attr()).poll_ahead(0..=0).is_empty());
+}
+
+#[test]
+fn what_is_ready_ends_at_a_hole_a_fill_or_the_end() {
+    let world = World {
+        stored_size: 5 * E + 1,
+        ..World::default()
+    };
+    let mut cached = Cached::new(&world.attr());
+    for n in [0, 1, 2, 4, 5] {
+        let fill = cached.begin_fill(n, 0);
+        assert!(n == 2 || cached.end_fill(n, fill.ticket, true));
+    }
+    assert_eq!(cached.ready_until(0, 15), 1, "2 is being filled");
+    assert_eq!(cached.ready_until(0, 0), 0);
+    assert_eq!(cached.ready_until(4, 15), 5);
+    assert_eq!(cached.ready_until(2, u64::MAX - 2), 2, "3 is absent");
+    assert_eq!(cached.ready_until(5, 15), 5, "the end of the file");
 }
 
 #[test]

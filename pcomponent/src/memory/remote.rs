@@ -49,6 +49,10 @@ pub(crate) struct HeldFile {
     pub lease: FileLease,
 }
 
+/// Leases asked for beside one that is needed: of the extents after it, where the
+/// memory component has them.
+const MORE_EXTENTS: u32 = 15;
+
 type FileKey = (NodeId, FileId, u64);
 
 /// Threads that may keep connections of their own; more share the pool's. A
@@ -259,22 +263,27 @@ impl Remote {
             file: file.clone(),
             index,
             writable,
+            more: MORE_EXTENTS,
         };
-        match self.ask(&node, &request) {
-            MemReply::FileLease(lease) => {
-                let held = HeldFile {
-                    node: node.id,
-                    lease,
-                };
-                self.files
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert((file.storage, file.id, index), held);
-                Ok(held)
-            }
-            MemReply::Failed(e) => Err(e),
+        let leases = match self.ask(&node, &request) {
+            MemReply::FileLeases(leases) => leases,
+            MemReply::Failed(e) => return Err(e),
             other => fatal::confused(&node.name, &format!("{other:?}")),
+        };
+        let id = node.id;
+        let held = |lease| HeldFile { node: id, lease };
+        let Some(first) = leases.first().copied().map(held) else {
+            fatal::confused(&node.name, "no lease")
+        };
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        for (n, lease) in (index..).zip(leases.into_iter().take(MORE_EXTENTS as usize + 1)) {
+            let key = (file.storage, file.id, n);
+            let writable = files.get(&key).is_some_and(|h| h.lease.lease.writable);
+            if n == index || !writable {
+                files.insert(key, held(lease));
+            }
         }
+        Ok(first)
     }
 
     /// Tells the cache of a file that this process opened it.

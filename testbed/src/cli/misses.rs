@@ -53,6 +53,11 @@ pub(crate) struct BenchCacheArgs {
     /// A network to emulate, e.g. latency=3us,bandwidth=40Gbit.
     #[arg(long, value_name = "SPEC")]
     pub(crate) emulate: Option<EmulationSpec>,
+    /// Runs on this testbed, which `testbed up` brought up, on one machine or
+    /// several. The directory for temporary files (TMPDIR) must lie in its root:
+    /// the program is compiled there.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["fabric", "emulate"])]
+    pub(crate) on: Option<String>,
     /// The same natively as well, without a testbed.
     #[arg(long)]
     pub(crate) native: bool,

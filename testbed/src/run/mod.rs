@@ -93,8 +93,7 @@ fn run_on(
 ) -> Result<Ending> {
     let standing = Standing::find(name)?;
     let cache = shape::config(&args.cache, &standing.cache).map_err(anyhow::Error::msg)?;
-    let origin = standing.origin.as_ref().unwrap_or(&standing.root);
-    let found = standing.find_program(Search::new(&standing.root, origin, &args.program))??;
+    let found = standing.find_program(&args.program)??;
     let spawn = found.spawn(args, cache);
     let mut signals = Signals::catch().context("cannot catch signals")?;
     let place = Place {

@@ -20,7 +20,7 @@ pub(crate) use logs::logs;
 pub(crate) use status::{list, status};
 pub(crate) use supervisor::supervise;
 
-use crate::cluster::{Operator, control_path};
+use crate::cluster::{Cluster, Operator, control_path};
 use crate::config::Description;
 use crate::places;
 use crate::program::{Found, Search, Unrunnable};
@@ -37,6 +37,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +56,7 @@ pub(crate) struct Standing {
     directory: PathBuf,
     /// Where gmm listens.
     gmm: Vec<String>,
-    fabric: crate::plan::Fabric,
+    pub(crate) fabric: crate::plan::Fabric,
     /// What programs see as `/`.
     pub(crate) root: PathBuf,
     /// Where that is on the operator's machine, if it is another one's.
@@ -72,8 +73,51 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// One that is up.
+    /// A cluster, as others need to know it.
+    fn of(
+        name: String,
+        cluster: &Cluster,
+        hosts: BTreeMap<String, String>,
+        cache: CacheConfig,
+    ) -> Standing {
+        let plan = cluster.plan();
+        let storage = plan.storage.first();
+        let names = plan.components().into_iter();
+        Standing {
+            components: names.map(|(_, name, _)| name.to_owned()).collect(),
+            hosts,
+            name,
+            directory: cluster.directory().to_owned(),
+            gmm: cluster.gmm().to_vec(),
+            fabric: plan.fabric,
+            root: storage.map(|s| s.root.clone()).unwrap_or_default(),
+            origin: storage.and_then(|s| s.origin.clone()),
+            memory: plan.memory_bytes(),
+            cache,
+        }
+    }
+
+    /// Makes a cluster of this process, all of it on this host, one to run
+    /// programs on: what `--on` takes for it.
+    pub(crate) fn publish(name: &str, cluster: &Cluster) -> Result<PathBuf> {
+        let hosts = BTreeMap::new();
+        let standing = Standing::of(name.to_owned(), cluster, hosts, CacheConfig::default());
+        let directory = cluster.directory();
+        standing.write(&directory.join(WHERE))?;
+        Ok(directory.to_owned())
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        std::fs::write(path, text).with_context(|| path.display().to_string())
+    }
+
+    /// One that is up: its name, or what [`Standing::publish`] gave, which can't
+    /// be a name.
     pub(crate) fn find(name: &str) -> Result<Standing> {
+        if name.contains('/') {
+            return Standing::read_from(&Path::new(name).join(WHERE), name);
+        }
         let standing = Standing::read(name)?;
         standing.supervisor()?;
         Ok(standing)
@@ -90,8 +134,11 @@ impl Standing {
     /// One that was brought up, dead or alive.
     fn read(name: &str) -> Result<Standing> {
         places::check_name(name).map_err(anyhow::Error::msg)?;
-        let path = state_directory(name)?.join(WHERE);
-        let text = std::fs::read(&path).map_err(|_| {
+        Standing::read_from(&state_directory(name)?.join(WHERE), name)
+    }
+
+    fn read_from(path: &Path, name: &str) -> Result<Standing> {
+        let text = std::fs::read(path).map_err(|_| {
             anyhow!("no testbed {name:?} is up: see `testbed list`, or bring it up: `testbed up`")
         })?;
         serde_json::from_slice(&text).with_context(|| path.display().to_string())
@@ -149,8 +196,20 @@ impl Standing {
         &self.name
     }
 
-    /// Looks a program up where its files are.
-    pub(crate) fn find_program(&self, search: Search) -> Result<Result<Found, Unrunnable>> {
+    /// The name that programs have for a file of this machine.
+    pub(crate) fn inside(&self, file: &Path) -> Result<PathBuf> {
+        let root = self.origin.as_ref().unwrap_or(&self.root);
+        let inside = file.strip_prefix(root).with_context(|| {
+            let (file, root) = (file.display(), root.display());
+            format!("{file} is not in the testbed's root, {root}: set TMPDIR to a directory there")
+        })?;
+        Ok(Path::new("/").join(inside))
+    }
+
+    /// Looks the program of a command line up where its files are.
+    pub(crate) fn find_program(&self, program: &[OsString]) -> Result<Result<Found, Unrunnable>> {
+        let origin = self.origin.as_ref().unwrap_or(&self.root);
+        let search = Search::new(&self.root, origin, program);
         if self.hosts.is_empty() {
             return Ok(search.run());
         }
@@ -217,5 +276,36 @@ impl Watch for StandingWatch {
             matches!(poll(&mut waits, Some(&now)), Ok(n) if n > 0)
         });
         gone.then(|| format!("the testbed {:?} was taken down during the run", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_inside_the_root_have_names_there() {
+        let mut standing = Standing {
+            name: "lab".to_owned(),
+            directory: PathBuf::new(),
+            gmm: Vec::new(),
+            fabric: crate::plan::Fabric::Tcp,
+            root: "/srv/programs".into(),
+            origin: None,
+            memory: 0,
+            cache: CacheConfig::default(),
+            components: Vec::new(),
+            hosts: BTreeMap::new(),
+        };
+        let file = Path::new("/srv/programs/tmp/walk");
+        assert_eq!(standing.inside(file).unwrap(), Path::new("/tmp/walk"));
+        let outside = format!("{:#}", standing.inside(Path::new("/tmp/walk")).unwrap_err());
+        assert!(
+            outside.contains("TMPDIR") && outside.contains("/srv/programs"),
+            "{outside}"
+        );
+        // A virtual machine's name for what is all of this one.
+        standing.origin = Some("/".into());
+        assert_eq!(standing.inside(file).unwrap(), file);
     }
 }

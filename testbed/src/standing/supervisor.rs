@@ -73,34 +73,8 @@ impl Supervisor {
             .context("the supervisor's socket")?;
         let (answers, down) = (Arc::new(answers(&cluster)?), Arc::new(Event::new()?));
         proxies(&cluster, &answers)?;
-        let standing = Standing {
-            components: cluster
-                .plan()
-                .components()
-                .into_iter()
-                .map(|(_, name, _)| name.to_owned())
-                .collect(),
-            hosts: answers.hosts.clone(),
-            name,
-            directory: cluster.directory().to_owned(),
-            gmm: cluster.gmm().to_vec(),
-            fabric: cluster.plan().fabric,
-            root: cluster
-                .plan()
-                .storage
-                .first()
-                .map(|s| s.root.clone())
-                .unwrap_or_default(),
-            origin: cluster
-                .plan()
-                .storage
-                .first()
-                .and_then(|s| s.origin.clone()),
-            memory: cluster.plan().memory_bytes(),
-            cache,
-        };
-        let text = serde_json::to_string_pretty(&standing)?;
-        std::fs::write(state.join(WHERE), text).with_context(|| state.display().to_string())?;
+        let standing = Standing::of(name, &cluster, answers.hosts.clone(), cache);
+        standing.write(&state.join(WHERE))?;
         let (backoff, waiting) = (BTreeMap::new(), Vec::new());
         Ok(Supervisor {
             cluster,

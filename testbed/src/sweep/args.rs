@@ -20,7 +20,16 @@ pub(crate) struct SweepArgs {
     /// What carries messages and pages.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Fabric::Auto])]
     pub(crate) fabric: Vec<Fabric>,
-    /// Lines in a set, 8 or more [default: 64].
+    /// Runs on this testbed, which `testbed up` brought up, on one machine or
+    /// several. The native runs are on this machine.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["fabric", "emulate", "latency", "memory", "fresh"])]
+    pub(crate) on: Option<String>,
+    /// Brings up a new testbed for each run: its memory component has not read
+    /// any file yet. Otherwise one stays for all runs, and finds files as warm
+    /// as native runs do.
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Lines in a set, 8 or more [default: about 512].
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
     pub(crate) ways: Vec<u32>,
     /// Bytes in a cache line: powers of two, 4KiB to 2MiB [default: 4KiB].

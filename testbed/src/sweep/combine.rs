@@ -46,9 +46,19 @@ impl Series {
         Ok(config.size)
     }
 
-    /// Options of `testbed run`.
+    /// Options of `testbed run` for a testbed of the run's own.
+    pub(super) fn network(&self, memory: u64) -> Vec<String> {
+        let memory = memory.to_string();
+        let mut options = ["--memory", &memory, "--fabric", self.fabric.name()].to_vec();
+        if let Some(network) = &self.emulate {
+            options.extend(["--emulate", network]);
+        }
+        options.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Options of `testbed run` for its cache.
     pub(super) fn options(&self) -> Vec<String> {
-        let mut options = vec!["--fabric".to_owned(), self.fabric.name().to_owned()];
+        let mut options = Vec::new();
         let mut add = |name: &str, value: Option<String>| {
             if let Some(value) = value {
                 options.extend([name.to_owned(), value]);
@@ -62,7 +72,6 @@ impl Series {
             "--run-ahead",
             self.run_ahead.map(|on| switch(on).to_owned()),
         );
-        add("--emulate", self.emulate.clone());
         options
     }
 }
@@ -245,14 +254,12 @@ mod tests {
         labels.sort_unstable();
         labels.dedup();
         assert_eq!(labels.len(), 8);
-        assert_eq!(
-            all[7].options().join(" "),
-            "--fabric tcp --policy fifo --prefetch 0"
-        );
+        assert_eq!(all[7].options().join(" "), "--policy fifo --prefetch 0");
+        assert_eq!(all[7].network(4096).join(" "), "--memory 4096 --fabric tcp");
         assert_eq!(of(&[]).unwrap()[0].label, "testbed");
         let both = of(&["--run-ahead", "on,off"]).unwrap();
         assert_eq!(both[0].label, "run-ahead on");
-        assert_eq!(both[1].options().join(" "), "--fabric auto --run-ahead off");
+        assert_eq!(both[1].options().join(" "), "--run-ahead off");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `testbed sweep`: slowdown against the size of the cache.
 
 mod args;
+mod beds;
 mod combine;
 mod compare;
 mod csv;
@@ -17,8 +18,9 @@ pub(crate) use args::{Baseline, SwapOn, SweepArgs};
 use crate::ending::Ending;
 use crate::out::{show, warn};
 use crate::plan::Fabric;
-use crate::program::{Search, Unrunnable};
+use crate::program::{Found, Search, Unrunnable};
 use crate::runner::Runner;
+use crate::standing::Standing;
 use anyhow::{Context, Result, bail};
 use combine::Series;
 use record::Sweep;
@@ -32,7 +34,7 @@ const WRONG: i32 = 1;
 
 /// Runs it.
 pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
-    let series = combine::series(args).map_err(anyhow::Error::msg)?;
+    let mut series = combine::series(args).map_err(anyhow::Error::msg)?;
     // What can be known to be impossible is said before anything is run.
     for size in &args.cache.0 {
         if let crate::shape::CacheSize::Bytes(_) = size {
@@ -41,19 +43,24 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
             }
         }
     }
-    crate::doctor::refuse_unless_able()?;
-    if let Err(Unrunnable { status, message }) =
-        Search::new(Path::new("/"), Path::new("/"), &args.program).run()
-    {
+    let standing = args.on.as_deref().map(Standing::find).transpose()?;
+    if standing.is_none() {
+        crate::doctor::refuse_unless_able()?;
+    }
+    if let Err(Unrunnable { status, message }) = find(args, standing.as_ref())? {
         warn(&message);
         return Ok(Ending::Exit(status));
+    }
+    let memory = standing.as_ref().map_or(args.memory, |it| it.memory);
+    if let Some(standing) = &standing {
+        series.iter_mut().for_each(|s| s.fabric = standing.fabric);
     }
     let files = Files::new(&args.out)?;
     let mut runner = Runner::new(args.timeout)?;
     let swap = match args.baseline {
         Some(Baseline::Swap) => {
             let files = swap::named(&args.program);
-            Some(Swap::prepare(args.swap, args.memory, files)?)
+            Some(Swap::prepare(args.swap, memory, files)?)
         }
         None => None,
     };
@@ -76,7 +83,7 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
                 rounds: args.runs,
                 masks: args.mask.iter().map(ToString::to_string).collect(),
                 sort_lines: args.sort_lines,
-                memory_bytes: args.memory,
+                memory_bytes: memory,
                 footprint_bytes: 0,
                 swap: swap.as_ref().map(Swap::description),
                 series,
@@ -92,6 +99,17 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
     let stopped = lab.run(&files);
     let sweep = lab.end();
     finish(&sweep, &files, stopped)
+}
+
+/// Looks for the program here, where it runs natively, and on a testbed that is
+/// up.
+fn find(args: &SweepArgs, standing: Option<&Standing>) -> Result<Result<Found, Unrunnable>> {
+    let root = Path::new("/");
+    let here = Search::new(root, root, &args.program).run();
+    match standing {
+        Some(standing) if here.is_ok() => standing.find_program(&args.program),
+        _ => Ok(here),
+    }
 }
 
 /// Measures each emulated network once on each fabric it is used on, or gives

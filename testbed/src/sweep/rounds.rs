@@ -1,6 +1,7 @@
 //! The runs themselves, in turn: what else the machine does meets all alike.
 
 use super::args::SweepArgs;
+use super::beds::Beds;
 use super::combine::shown;
 use super::compare::{Masks, difference};
 use super::figures::count;
@@ -40,6 +41,7 @@ struct Reference {
 pub(super) struct Lab {
     runner: Runner,
     swap: Option<Swap>,
+    beds: Beds,
     masks: Masks,
     program: Vec<OsString>,
     caches: Vec<CacheSize>,
@@ -58,6 +60,7 @@ impl Lab {
         Ok(Lab {
             runner,
             swap,
+            beds: Beds::new(args, sweep.memory_bytes),
             masks: Masks::new(&args.mask, args.sort_lines),
             program: args.program.clone(),
             caches: args.cache.0.clone(),
@@ -69,6 +72,7 @@ impl Lab {
 
     /// What was found out; what was made is removed.
     pub(super) fn end(self) -> Sweep {
+        self.beds.end();
         self.sweep
     }
 
@@ -105,9 +109,10 @@ impl Lab {
             output: self.masks.apply(ran.stdout),
         });
         progress::say("running it with a cache that holds everything, for its footprint");
-        let full = shape::full(self.sweep.memory_bytes, &self.sweep.series[0].config());
-        let options = ["--fabric", self.sweep.series[0].fabric.name()].map(str::to_owned);
-        let (ran, process) = self.on_testbed(full, &options)?;
+        let (bed, _) = self
+            .beds
+            .ready(&self.sweep.series[0], self.runner.signals())?;
+        let (ran, process) = self.with_all(0, &bed)?;
         if let Some(why) = self.failed(&ran) {
             let why = anyhow::anyhow!("with a cache that holds everything: {why}");
             return Err(why.context("the footprint can't be measured").into());
@@ -118,6 +123,13 @@ impl Lab {
         }
         self.sweep.footprint_bytes = footprint;
         Ok(())
+    }
+
+    /// With a cache that holds everything.
+    fn with_all(&mut self, series: usize, bed: &[String]) -> Result<(Ran, Option<Value>), Stopped> {
+        let config = self.sweep.series[series].config();
+        let full = shape::full(self.sweep.memory_bytes, &config);
+        self.on_testbed(full, bed)
     }
 
     /// What each round consists of.
@@ -190,11 +202,15 @@ impl Lab {
     fn with_cache(&mut self, point: usize) -> Result<Run, Stopped> {
         let point = &self.sweep.points[point];
         let bytes = point.cache_bytes.unwrap_or(0);
-        let series = point.series.and_then(|n| self.sweep.series.get(n));
-        let options = series
-            .map(super::combine::Series::options)
-            .unwrap_or_default();
-        let (ran, process) = self.on_testbed(bytes, &options)?;
+        let number = point.series.unwrap_or(0);
+        let series = &self.sweep.series[number];
+        let shape = series.options();
+        let (bed, cold) = self.beds.ready(series, self.runner.signals())?;
+        if cold {
+            progress::say("running it once on a new testbed, so that files are warm");
+            self.with_all(number, &bed)?;
+        }
+        let (ran, process) = self.on_testbed(bytes, &[bed, shape].concat())?;
         let wall = process
             .as_ref()
             .and_then(|process| process["wall_ns"].as_u64());
@@ -229,7 +245,6 @@ impl Lab {
         let mut command = Command::new("/proc/self/exe");
         command
             .args(["run", "--cache", &cache.to_string()])
-            .args(["--memory", &self.sweep.memory_bytes.to_string()])
             .args(options)
             .arg("--stats")
             .arg(&stats)

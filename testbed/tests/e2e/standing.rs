@@ -112,6 +112,30 @@ fn links_are_measured() {
 }
 
 #[test]
+fn misses_are_measured() {
+    let standing = Standing::up();
+    let short = [
+        "--footprint",
+        "4M",
+        "--cache",
+        "1M",
+        "--patterns",
+        "random",
+        "--json",
+    ];
+    let bench = [&["bench", "cache", "--on", NAME], &short[..]].concat();
+    let json = standing.ask(&bench);
+    assert_eq!(json.ended, Ended::Exit(0), "{json:?}");
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let rows = json["runs"][0]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 3, "one for each mix");
+    for row in rows {
+        assert!(row["causes"]["remote"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    standing.down();
+}
+
+#[test]
 fn programs_side_by_side() {
     let standing = Standing::up();
     let mut all: Vec<_> = (0..3)

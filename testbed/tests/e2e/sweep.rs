@@ -209,6 +209,116 @@ fn an_interrupt_writes_what_there_is() {
     assert!(lab.file("sweep.html").contains("Stopped before its end"));
 }
 
+/// Run directories that are there, by what they are for.
+fn directories(lab: &Lab, of: &str) -> Vec<PathBuf> {
+    let prefix = format!("splitkernel-{of}-");
+    let entries = fs::read_dir(lab.home.path()).unwrap().flatten();
+    let wanted = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    wanted.map(|entry| entry.path()).collect()
+}
+
+/// Waits until a sweep has said so, and watches its directories meanwhile.
+fn watch(lab: &Lab, running: &Running, text: &str, mut see: impl FnMut(&Lab)) {
+    let until = Instant::now() + DEADLINE;
+    while !String::from_utf8_lossy(&running.stderr()).contains(text) {
+        assert!(Instant::now() < until, "it never said {text:?}");
+        see(lab);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn one_testbed_for_each_network_serves_all_runs() {
+    let lab = Lab::new();
+    let options = ["--cache", "50,100%", "--fabric", "shm,tcp", "--runs", "2"];
+    let mut seen = std::collections::BTreeSet::new();
+    let mut running = Running::start(&mut lab.command(&options, &program("echo"), &[]));
+    watch(&lab, &running, "round 2 of 2, tcp, 100%", |lab| {
+        seen.extend(directories(lab, "sweep"));
+        assert_eq!(directories(lab, "run"), [""; 0].map(PathBuf::from));
+    });
+    assert_eq!(running.wait(), Ended::Exit(0));
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    lab.home.expect_empty();
+
+    let lab = Lab::new();
+    let fresh = ["--cache", "100%", "--fresh", "--runs", "2"];
+    let mut seen = std::collections::BTreeSet::new();
+    let mut running = Running::start(&mut lab.command(&fresh, &program("echo"), &[]));
+    watch(&lab, &running, "round 2 of 2, testbed", |lab| {
+        seen.extend(directories(lab, "run"));
+        assert_eq!(directories(lab, "sweep"), [""; 0].map(PathBuf::from));
+    });
+    assert_eq!(running.wait(), Ended::Exit(0));
+    assert_eq!(seen.len(), 3, "the footprint's and one a round: {seen:?}");
+    lab.home.expect_empty();
+}
+
+#[test]
+fn a_component_that_dies_costs_one_run() {
+    let lab = Lab::new();
+    let options = ["--cache", "100%", "--runs", "2"];
+    let busy = program("busy");
+    let mut running = Running::start(&mut lab.command(&options, &busy, &["2", "200000"]));
+    watch(&lab, &running, "round 1 of 2, native", |_| {});
+    let memory = lab.home.component("mcomponent", running.pid());
+    // The component and a program: it can't do without its memory.
+    let until = Instant::now() + DEADLINE;
+    let processors = |lab: &Lab| {
+        let processes = lab.home.processes().into_iter();
+        processes.filter(|p| p.binary == "pcomponent").count()
+    };
+    while processors(&lab) < 2 {
+        assert!(Instant::now() < until, "no program");
+    }
+    rustix::process::kill_process(memory, Signal::KILL).unwrap();
+    let ended = running.wait();
+    let said = String::from_utf8_lossy(&running.stderr()).into_owned();
+    assert!(said.contains("mcomponent m0"), "{said}");
+    assert!(said.contains("a new testbed"), "{said}");
+    lab.home.expect_empty();
+    let sweep = lab.json();
+    assert_eq!(sweep["summaries"][1]["wrong"], 1, "{said}");
+    assert_eq!(sweep["summaries"][1]["right"], 1, "{said}");
+    assert_eq!(ended, Ended::Exit(1), "{said}");
+}
+
+#[test]
+fn a_testbed_that_is_up_can_be_swept() {
+    let lab = Lab::new();
+    let file = lab.place.path().join("lab.toml");
+    let text = "name = \"lab\"\nfabric = \"tcp\"\n[[memory]]\nname = \"m0\"\nsize = \"512MiB\"\n\
+                [[storage]]\nname = \"s0\"\nroot = \"/\"\n[[processor]]\nname = \"p0\"\n";
+    fs::write(&file, text).unwrap();
+    let testbed_of = |arguments: &[&str]| {
+        let mut command = Command::new(testbed());
+        run(lab.home.mark(&mut command).args(arguments), b"")
+    };
+    let up = testbed_of(&["up", file.to_str().unwrap()]);
+    assert_eq!(up.ended, Ended::Exit(0), "{up:?}");
+    let out = lab.out();
+    let mut sweep = Command::new(testbed());
+    lab.home
+        .mark(&mut sweep)
+        .args(["sweep", "--on", "lab", "--runs", "1", "--out"]);
+    sweep
+        .arg(&out)
+        .args(["--cache", "100%", "--"])
+        .arg(program("echo"));
+    let output = run(&mut sweep, b"");
+    assert_eq!(output.ended, Ended::Exit(0), "{output:?}");
+    let json = lab.json();
+    assert_eq!(json["series"][0]["fabric"], "tcp");
+    assert_eq!(json["memory_bytes"], 512 << 20);
+    assert_eq!(json["summaries"][1]["right"], 1);
+    let down = testbed_of(&["down", "lab"]);
+    assert_eq!(down.ended, Ended::Exit(0), "{down:?}");
+    let gone = testbed_of(&["sweep", "--on", "lab", "--out", "/dev/null/x", "--", "true"]);
+    assert_eq!(gone.ended, Ended::Exit(125), "{gone:?}");
+    assert!(gone.stderr_text().contains("\"lab\""), "{gone:?}");
+    assert!(lab.home.processes().is_empty());
+}
+
 #[test]
 fn what_cannot_be_swept_is_said() {
     for (arguments, status, words) in [
@@ -222,6 +332,10 @@ fn what_cannot_be_swept_is_said() {
         ),
         (&["--swap", "zram"], 125, "--baseline"),
         (&["--runs", "0"], 125, "--runs"),
+        (&["--on", "lab", "--fabric", "tcp"], 125, "--on"),
+        (&["--on", "lab", "--fresh"], 125, "--on"),
+        (&["--on", "no-such"], 125, "no testbed \"no-such\" is up"),
+        (&["--on", "/dev"], 125, "no testbed \"/dev\" is up"),
         (&["--out", "/dev/null/x"], 125, "--out"),
     ] {
         let output = run(

@@ -89,6 +89,28 @@ fn three_hosts_count_words_as_one() {
         assert!(said(&links).contains(&link), "{}", said(&links));
     }
     assert!(links.status.success(), "{}", said(&links));
+    let walk = "bench cache --on lab --footprint 2M --cache 1M --patterns random --mix read";
+    let walk: Vec<&str> = walk.split(' ').collect();
+    let walk = rig
+        .testbed(&walk)
+        .env("TMPDIR", rig.path())
+        .output()
+        .unwrap();
+    assert!(walk.status.success(), "{}", said(&walk));
+    assert!(said(&walk).contains("random"), "{}", said(&walk));
+    let out = rig.path().join("sweep");
+    let sweep = [
+        "sweep", "--on", "lab", "--cache", "50%", "--runs", "1", "--out",
+    ];
+    let mut sweep = rig.testbed(&sweep);
+    sweep
+        .arg(&out)
+        .arg("--")
+        .arg(program("wordcount"))
+        .args(arguments);
+    let sweep = sweep.output().unwrap();
+    assert!(sweep.status.success(), "{}", said(&sweep));
+    assert!(out.join("sweep.html").exists());
     let unknown = rig.testbed(&["logs", "lab", "m7"]).output().unwrap();
     assert!(!unknown.status.success() && said(&unknown).contains("m0"));
 

@@ -37,6 +37,7 @@ fn three_machines_boot_talk_over_rxe_run_a_program_and_leave_nothing() {
     pings_over_rxe(&rig);
     counts_words(&rig);
     links_are_measured_beside_perftest(&rig);
+    misses_are_measured(&rig);
     keeps_the_fabrics_promises(&rig);
     cables_are_cut_and_mended(&rig);
     a_dead_machine_is_an_error(&rig);
@@ -100,6 +101,15 @@ fn links_are_measured_beside_perftest(rig: &Rig) {
     ] {
         assert!(text.matches(what).count() >= 2, "{what} in {text}");
     }
+}
+
+fn misses_are_measured(rig: &Rig) {
+    let words = "bench cache --footprint 2M --cache 1M --patterns random --mix read --json --on";
+    let words: Vec<&str> = words.split(' ').chain([rig.name()]).collect();
+    let output = rig.testbed(&words).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("\"random\""), "{text}");
 }
 
 /// The fabric's conformance suite over soft-RoCE, in the machine that has this

@@ -15,6 +15,7 @@ use crate::out::show;
 use crate::plan::Fabric;
 use crate::runner::Runner;
 use crate::shape::{self, CacheSize, switch};
+use crate::standing::Standing;
 use crate::sweep::Baseline;
 use crate::sweep::swap::Swap;
 use anyhow::{Context, Result, bail};
@@ -44,7 +45,10 @@ const MOST_COUNTS: usize = 15;
 
 /// Runs it.
 pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
-    crate::doctor::refuse_unless_able()?;
+    let standing = args.on.as_deref().map(Standing::find).transpose()?;
+    if standing.is_none() {
+        crate::doctor::refuse_unless_able()?;
+    }
     let cache = cache(args)?;
     if args.threads.len() > MOST_COUNTS {
         bail!("--threads: give {MOST_COUNTS} numbers at most");
@@ -58,8 +62,12 @@ pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
     let swap_is = swap.as_ref().map(Swap::description);
     let place = tempfile::tempdir().context("a directory for the benchmark")?;
     let program = compile(place.path(), "cachewalk", &SOURCES)?;
+    let there = match &standing {
+        Some(standing) => standing.inside(&program)?,
+        None => program.clone(),
+    };
     let mut runner = Runner::without_input(args.timeout)?;
-    let ways = ways(args, cache, &program, swap);
+    let ways = ways(args, cache, [&program, &there], swap);
     // An emulated network takes longer than any TCP: there is nothing to compare.
     let bare = matches!(args.fabric, Fabric::Tcp) && args.emulate.is_none();
     let bare = bare.then(|| Bare::start(place.path())).transpose()?;
@@ -149,9 +157,16 @@ fn walk(args: &BenchCacheArgs, cache: u64) -> Vec<OsString> {
 }
 
 /// What each round consists of.
-fn ways(args: &BenchCacheArgs, cache: u64, program: &Path, swap: Option<Swap>) -> Vec<Way> {
-    let natively = || [vec![program.into()], walk(args, cache)].concat();
-    let mut ways = vec![Way::Testbed(on_testbed(args, cache, natively()))];
+/// The program is at one path here, and at another on the testbed.
+fn ways(
+    args: &BenchCacheArgs,
+    cache: u64,
+    [here, there]: [&Path; 2],
+    swap: Option<Swap>,
+) -> Vec<Way> {
+    let command = |program: &Path| [vec![program.into()], walk(args, cache)].concat();
+    let natively = || command(here);
+    let mut ways = vec![Way::Testbed(on_testbed(args, cache, command(there)))];
     if args.native {
         ways.push(Way::Native(natively()));
     }
@@ -168,12 +183,16 @@ fn memory(args: &BenchCacheArgs) -> u64 {
 /// The same as a person would do it: `testbed run --cache .. -- cachewalk ..`.
 fn on_testbed(args: &BenchCacheArgs, cache: u64, program: Vec<OsString>) -> Vec<OsString> {
     let given = &args.cache;
-    let mut options = vec![
-        ("--fabric", Some(args.fabric.name().to_owned())),
-        ("--cache", Some(cache.to_string())),
-        ("--memory", Some(memory(args).to_string())),
-    ];
+    let mut options = match &args.on {
+        Some(name) => vec![("--on", Some(name.clone()))],
+        None => vec![
+            ("--fabric", Some(args.fabric.name().to_owned())),
+            ("--memory", Some(memory(args).to_string())),
+            ("--emulate", args.emulate.as_ref().map(|e| e.text.clone())),
+        ],
+    };
     options.extend([
+        ("--cache", Some(cache.to_string())),
         ("--line", given.line.map(|n| n.to_string())),
         ("--ways", given.ways.map(|n| n.to_string())),
         ("--policy", given.policy.map(|policy| names(&[policy]))),
@@ -182,7 +201,6 @@ fn on_testbed(args: &BenchCacheArgs, cache: u64, program: Vec<OsString>) -> Vec<
             "--run-ahead",
             given.run_ahead.map(|on| switch(on).to_owned()),
         ),
-        ("--emulate", args.emulate.as_ref().map(|e| e.text.clone())),
     ]);
     let mut command: Vec<OsString> = vec!["/proc/self/exe".into(), "run".into()];
     for (option, value) in options {
