@@ -413,13 +413,19 @@ impl Files {
             let clock = self.counters.clock.load(Ordering::Relaxed);
             let mut leases = Vec::new();
             for n in index..=last {
-                let (lease, new) = state.lease(n, to, generation, writable)?;
-                state.cached.look(n, clock);
-                let granted = &self.counters.granted;
-                granted.fetch_add(u64::from(new), Ordering::Relaxed);
+                let (lease, new) = match state.lease(n, to, generation, writable) {
+                    // What was not asked for need not be had.
+                    Err(_) if n > index => break,
+                    granted => granted?,
+                };
+                if new {
+                    self.counters.granted.fetch_add(1, Ordering::Relaxed);
+                    state.cached.look(n, clock);
+                }
                 leases.push(lease);
             }
-            let ahead = state.cached.poll_ahead(index..=last);
+            let given = index..=index + leases.len() as u64 - 1;
+            let ahead = state.cached.poll_ahead(given);
             drop(state);
             self.ahead.ask(&self.me, &entry, ahead);
             return Ok(leases);

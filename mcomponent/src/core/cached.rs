@@ -16,6 +16,9 @@ use std::ops::{Range, RangeInclusive};
 
 /// Most extents filled ahead of a sequential reader.
 const MOST_AHEAD: u64 = 4;
+/// Extents before those given last that a reader may ask for without that it has
+/// jumped.
+const NEAR: u64 = 4;
 /// Largest file size (`off_t` is signed).
 pub const MOST_SIZE: u64 = i64::MAX as u64;
 const PAGES: u64 = EXTENT_SIZE / PAGE_SIZE;
@@ -105,7 +108,8 @@ pub struct Cached {
     writing: Option<Run>,
     error: Option<Errno>,
     tickets: u64,
-    last: Option<u64>,
+    /// The extents that a reader was given last, the first and the last.
+    given: Option<(u64, u64)>,
     depth: u64,
 }
 
@@ -124,7 +128,7 @@ impl Cached {
             writing: None,
             error: None,
             tickets: 0,
-            last: None,
+            given: None,
             depth: 0,
         }
     }
@@ -409,18 +413,25 @@ impl Cached {
         ready.last().unwrap_or(index)
     }
 
-    /// The extents to fill ahead of a reader that was given these.
+    /// The extents to fill ahead of a reader that was given these. One that asks
+    /// again for what was given last, or for what lies a little before it (another
+    /// thread, a lease that is renewed), says nothing new.
     pub fn poll_ahead(&mut self, given: RangeInclusive<u64>) -> Range<u64> {
-        let (index, last) = given.into_inner();
-        let before = self.last.replace(last);
-        if before == Some(last) {
+        let (first, last) = given.into_inner();
+        let (mut sequential, mut known) = (false, false);
+        if let Some((start, end)) = self.given {
+            known = last <= end && first + NEAR >= start;
+            sequential = (start..=end + 1).contains(&first);
+        }
+        if known {
             return 0..0;
         }
-        let sequential = index.checked_sub(1) == before && index > 0;
-        self.depth = if sequential {
-            (self.depth * 2).clamp(1, MOST_AHEAD)
-        } else {
-            0
+        self.given = Some((first, last));
+        self.depth = match (sequential, first) {
+            (true, _) => (self.depth * 2).clamp(1, MOST_AHEAD),
+            // From the beginning on: what is here already was read in sequence.
+            (false, 0) => last.min(MOST_AHEAD),
+            (false, _) => 0,
         };
         last + 1..(last + 1 + self.depth).min(self.stored.div_ceil(EXTENT_SIZE))
     }

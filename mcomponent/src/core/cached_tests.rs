@@ -268,6 +268,18 @@ fn reading_in_sequence_goes_ever_further_ahead() {
     assert_eq!(cached.poll_ahead(12..=12), 13..14);
     assert_eq!(cached.poll_ahead(13..=15), 16..18, "several at once");
     assert_eq!(cached.poll_ahead(16..=16), 17..20);
+    for again in [16..=16, 14..=15, 13..=13] {
+        assert!(cached.poll_ahead(again).is_empty());
+    }
+    assert_eq!(
+        cached.poll_ahead(16..=17),
+        18..20,
+        "overlapping, and further"
+    );
+    assert!(cached.poll_ahead(0..=0).is_empty(), "from the beginning");
+    assert_eq!(cached.poll_ahead(1..=1), 2..3);
+    let mut whole = Cached::new(&world.attr());
+    assert_eq!(whole.poll_ahead(0..=9), 10..14, "read in sequence before");
     world.stored_size = E;
     assert!(Cached::new(&world.attr()).poll_ahead(0..=0).is_empty());
 }

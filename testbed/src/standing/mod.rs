@@ -57,6 +57,9 @@ pub(crate) struct Standing {
     /// Where gmm listens.
     gmm: Vec<String>,
     pub(crate) fabric: crate::plan::Fabric,
+    /// The emulated network.
+    #[serde(default)]
+    pub(crate) emulate: Option<String>,
     /// What programs see as `/`.
     pub(crate) root: PathBuf,
     /// Where that is on the operator's machine, if it is another one's.
@@ -90,6 +93,7 @@ impl Standing {
             directory: cluster.directory().to_owned(),
             gmm: cluster.gmm().to_vec(),
             fabric: plan.fabric,
+            emulate: plan.emulate.clone(),
             root: storage.map(|s| s.root.clone()).unwrap_or_default(),
             origin: storage.and_then(|s| s.origin.clone()),
             memory: plan.memory_bytes(),
@@ -196,13 +200,21 @@ impl Standing {
         &self.name
     }
 
-    /// The name that programs have for a file of this machine.
-    pub(crate) fn inside(&self, file: &Path) -> Result<PathBuf> {
+    /// The name that programs have for a program of this machine.
+    pub(crate) fn inside(&self, program: &Path) -> Result<PathBuf> {
         let root = self.origin.as_ref().unwrap_or(&self.root);
-        let inside = file.strip_prefix(root).with_context(|| {
-            let (file, root) = (file.display(), root.display());
-            format!("{file} is not in the testbed's root, {root}: set TMPDIR to a directory there")
-        })?;
+        let cure = || {
+            let (program, root) = (program.display(), root.display());
+            format!(
+                "{program} is not in the root of testbed {:?}, {root}: set TMPDIR to a directory \
+                 there, which the storage component has under the same name",
+                self.name
+            )
+        };
+        // Links lead somewhere else inside. A root of another machine is as it is.
+        let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let inside = whole(program);
+        let inside = inside.strip_prefix(whole(root)).with_context(cure)?;
         Ok(Path::new("/").join(inside))
     }
 
@@ -290,6 +302,7 @@ mod tests {
             directory: PathBuf::new(),
             gmm: Vec::new(),
             fabric: crate::plan::Fabric::Tcp,
+            emulate: None,
             root: "/srv/programs".into(),
             origin: None,
             memory: 0,
@@ -307,5 +320,13 @@ mod tests {
         // A virtual machine's name for what is all of this one.
         standing.origin = Some("/".into());
         assert_eq!(standing.inside(file).unwrap(), file);
+        let place = tempfile::tempdir().unwrap();
+        let (there, link) = (place.path().join("there"), place.path().join("link"));
+        std::fs::create_dir(&there).unwrap();
+        std::fs::write(there.join("walk"), "").unwrap();
+        std::os::unix::fs::symlink(&there, &link).unwrap();
+        standing.origin = Some(there);
+        let linked = standing.inside(&link.join("walk")).unwrap();
+        assert_eq!(linked, Path::new("/walk"));
     }
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 /// See the module.
 pub(super) struct Beds {
     memory: u64,
-    from: Origin,
+    origin: Origin,
 }
 
 /// Where they come from.
@@ -37,44 +37,58 @@ struct Bed {
 
 impl Beds {
     pub(super) fn new(args: &SweepArgs, memory: u64) -> Beds {
-        let from = match &args.on {
+        let origin = match &args.on {
             Some(name) => Origin::Person(name.clone()),
             None if args.fresh => Origin::Runs,
             None => Origin::Us(Vec::new()),
         };
-        Beds { memory, from }
+        Beds { memory, origin }
     }
 
-    /// Options of `testbed run` for a run of a series, and whether a run is due
-    /// before that counts for nothing.
+    /// Options of `testbed run` for a run of a series, and whether the program's
+    /// files are warm as far as we see to it.
     pub(super) fn ready(
         &mut self,
         series: &Series,
         signals: &mut Signals,
     ) -> Result<(Vec<String>, bool), Stopped> {
-        let beds = match &mut self.from {
-            Origin::Person(name) => return Ok((vec!["--on".to_owned(), name.clone()], false)),
-            Origin::Runs => return Ok((series.network(self.memory), false)),
+        let beds = match &mut self.origin {
+            Origin::Person(name) => return Ok((on(name), true)),
+            Origin::Runs => return Ok((series.network(self.memory), true)),
             Origin::Us(beds) => beds,
         };
         let bed = Bed::of(beds, series);
         bed.tend();
-        if bed.cluster.is_none() {
-            bed.cluster = Some(bed.start(self.memory, signals)?);
-            bed.warm = false;
+        let cluster = match bed.cluster.take() {
+            Some(cluster) => cluster,
+            None => {
+                bed.warm = false;
+                bed.start(self.memory, signals)?
+            }
+        };
+        let cluster = bed.cluster.insert(cluster);
+        let directory = Standing::publish("sweep", cluster)?;
+        Ok((on(&directory.display().to_string()), bed.warm))
+    }
+
+    /// The program has run on the testbed of a series.
+    pub(super) fn warmed(&mut self, series: &Series) {
+        if let Origin::Us(beds) = &mut self.origin {
+            Bed::of(beds, series).warm = true;
         }
-        let mut options = Vec::new();
-        if let Some(cluster) = &bed.cluster {
-            let directory = Standing::publish("sweep", cluster)?;
-            options = vec!["--on".to_owned(), directory.display().to_string()];
+    }
+
+    /// Which components the testbed of a series has lost, and how.
+    pub(super) fn tend(&mut self, series: &Series) -> Option<String> {
+        match &mut self.origin {
+            Origin::Us(beds) => Bed::of(beds, series).tend(),
+            _ => None,
         }
-        let cold = !std::mem::replace(&mut bed.warm, true);
-        Ok((options, cold))
     }
 
     /// Takes ours down.
     pub(super) fn end(self) {
-        if let Origin::Us(beds) = self.from {
+        if let Origin::Us(beds) = self.origin {
             let clusters = beds.into_iter().filter_map(|bed| bed.cluster);
             clusters.for_each(Cluster::stop);
         }
@@ -106,16 +120,30 @@ impl Bed {
         let started = Cluster::start(plan, "sweep", directory, None, signals);
         started.map_err(|why| match why {
             StartError::Signal(signal) => Stopped::Signal(signal),
-            StartError::Failed(why) => Stopped::Failed(why.context("a testbed did not come up")),
+            StartError::Failed(why) => {
+                let network = self.emulate.as_deref().unwrap_or("no emulated network");
+                let what = format!("--fabric {}, {network}", self.fabric.name());
+                Stopped::Failed(why.context(format!("the testbed for {what}, did not come up")))
+            }
         })
     }
 
-    /// One that has lost a component is of no more use.
-    fn tend(&mut self) {
-        let deaths = self.cluster.as_mut().map(Cluster::tend);
-        for death in deaths.iter().flatten() {
-            progress::say(&format!("{} {}: a new testbed", death.name, death.how));
-            self.cluster = None;
+    /// One that has lost a component is of no more use: which, and how.
+    fn tend(&mut self) -> Option<String> {
+        let deaths = self.cluster.as_mut().map(Cluster::tend).unwrap_or_default();
+        if deaths.is_empty() {
+            return None;
         }
+        self.cluster = None;
+        let each = deaths
+            .iter()
+            .map(|death| format!("{} {}", death.name, death.how));
+        let lost = each.collect::<Vec<_>>().join(", ");
+        progress::say(&format!("{lost}: the next run gets a new testbed"));
+        Some(lost)
     }
+}
+
+fn on(testbed: &str) -> Vec<String> {
+    ["--on", testbed].map(str::to_owned).to_vec()
 }

@@ -4,6 +4,7 @@ use super::args::{Network, SweepArgs};
 use crate::cli::{CacheArgs, EmulationSpec};
 use crate::plan::Fabric;
 use crate::shape::{self, CacheSize, switch};
+use crate::standing::Standing;
 use crate::table::bytes;
 use clap::ValueEnum;
 use proto::process::CacheConfig;
@@ -24,13 +25,16 @@ pub(super) struct Series {
     pub(super) emulate: Option<String>,
     #[serde(skip)]
     pub(super) args: CacheArgs,
+    /// What holds where those say nothing.
+    #[serde(skip)]
+    pub(super) usual: CacheConfig,
 }
 
 impl Series {
     /// The shape of its cache; its size is yet to be chosen.
     pub(super) fn config(&self) -> CacheConfig {
         // Without a size nothing can be wrong: each value was checked alone.
-        shape::config(&self.args, &CacheConfig::default()).unwrap_or_default()
+        shape::config(&self.args, &self.usual).unwrap_or_default()
     }
 
     /// Bytes of a cache of that size, and whether they can be had. Whole sets
@@ -84,8 +88,9 @@ pub(super) fn shown(size: CacheSize) -> String {
     }
 }
 
-/// Every combination; labels say what differs among them.
-pub(super) fn series(args: &SweepArgs) -> Result<Vec<Series>, String> {
+/// Every combination, on a testbed that is up if one is given; labels say what
+/// differs among them.
+pub(super) fn series(args: &SweepArgs, on: Option<&Standing>) -> Result<Vec<Series>, String> {
     let networks = networks(&args.emulate, &args.latency)?;
     let mut all = Vec::new();
     for &fabric in &args.fabric {
@@ -107,6 +112,13 @@ pub(super) fn series(args: &SweepArgs) -> Result<Vec<Series>, String> {
                     }
                 }
             }
+        }
+    }
+    if let Some(standing) = on {
+        for series in &mut all {
+            series.fabric = standing.fabric;
+            series.emulate.clone_from(&standing.emulate);
+            series.usual = standing.cache.clone();
         }
     }
     label(&mut all);
@@ -143,6 +155,7 @@ fn one(fabric: Fabric, network: &Network, args: CacheArgs) -> Series {
         run_ahead: args.run_ahead,
         emulate: network.0.as_ref().map(|spec| spec.text.clone()),
         args,
+        usual: CacheConfig::default(),
     }
 }
 
@@ -232,7 +245,7 @@ mod tests {
     fn of(arguments: &[&str]) -> Result<Vec<Series>, String> {
         let all = [&["testbed", "sweep"], arguments, &["--", "true"]].concat();
         match crate::cli::Cli::parse_from(all).command {
-            crate::cli::Command::Sweep(args) => series(&args),
+            crate::cli::Command::Sweep(args) => series(&args, None),
             other => panic!("{other:?}"),
         }
     }

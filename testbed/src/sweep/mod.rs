@@ -34,7 +34,8 @@ const WRONG: i32 = 1;
 
 /// Runs it.
 pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
-    let mut series = combine::series(args).map_err(anyhow::Error::msg)?;
+    let standing = args.on.as_deref().map(Standing::find).transpose()?;
+    let series = combine::series(args, standing.as_ref()).map_err(anyhow::Error::msg)?;
     // What can be known to be impossible is said before anything is run.
     for size in &args.cache.0 {
         if let crate::shape::CacheSize::Bytes(_) = size {
@@ -43,7 +44,6 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
             }
         }
     }
-    let standing = args.on.as_deref().map(Standing::find).transpose()?;
     if standing.is_none() {
         crate::doctor::refuse_unless_able()?;
     }
@@ -52,9 +52,6 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
         return Ok(Ending::Exit(status));
     }
     let memory = standing.as_ref().map_or(args.memory, |it| it.memory);
-    if let Some(standing) = &standing {
-        series.iter_mut().for_each(|s| s.fabric = standing.fabric);
-    }
     let files = Files::new(&args.out)?;
     let mut runner = Runner::new(args.timeout)?;
     let swap = match args.baseline {
@@ -64,7 +61,11 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
         }
         None => None,
     };
-    let calibration = calibrate(&series, &mut runner)?;
+    // Its hosts may be others.
+    let calibration = match &standing {
+        Some(_) => Ok(Vec::new()),
+        None => calibrate(&series, &mut runner)?,
+    };
     let mut lab = match calibration {
         Ok(calibration) => {
             let sweep = Sweep {
@@ -97,8 +98,10 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
         Err(signal) => return Ok(Ending::Signal(signal)),
     };
     let stopped = lab.run(&files);
-    let sweep = lab.end();
-    finish(&sweep, &files, stopped)
+    // Before anything that takes its time.
+    let ended = finish(lab.sweep(), &files, stopped);
+    lab.end();
+    ended
 }
 
 /// Looks for the program here, where it runs natively, and on a testbed that is

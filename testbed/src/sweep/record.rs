@@ -54,8 +54,8 @@ pub(super) struct Run {
     pub(super) round: u32,
     /// From 1: a baseline that failed is tried again.
     pub(super) attempt: u32,
-    /// From the start of a process to its end: of a testbed, with all it takes
-    /// to bring it up and down.
+    /// From the start of a process to its end: with `--fresh`, with all it takes
+    /// to bring a testbed up and down.
     pub(super) elapsed_ns: u64,
     /// Of the program; `None` where it is not known.
     pub(super) wall_ns: Option<u64>,
@@ -275,7 +275,7 @@ pub(super) mod tests {
             ],
         };
         let args = super::super::args_of(&["--fabric", "shm"]);
-        sweep.series = super::super::combine::series(&args).unwrap();
+        sweep.series = super::super::combine::series(&args, None).unwrap();
         sweep.summarize();
         sweep
     }

@@ -70,10 +70,14 @@ impl Lab {
         })
     }
 
-    /// What was found out; what was made is removed.
-    pub(super) fn end(self) -> Sweep {
+    /// What was found out.
+    pub(super) fn sweep(&self) -> &Sweep {
+        &self.sweep
+    }
+
+    /// Removes what was made.
+    pub(super) fn end(self) {
         self.beds.end();
-        self.sweep
     }
 
     /// All rounds; the files are written after each.
@@ -108,11 +112,18 @@ impl Lab {
             status: ran.status,
             output: self.masks.apply(ran.stdout),
         });
+        // What can't be had is said before anything takes its time.
+        for series in &self.sweep.series {
+            self.beds.ready(series, self.runner.signals())?;
+        }
         progress::say("running it with a cache that holds everything, for its footprint");
+        // Where no network is emulated, if there is such a series.
+        let mut all = self.sweep.series.iter();
+        let plain = all.position(|series| series.emulate.is_none()).unwrap_or(0);
         let (bed, _) = self
             .beds
-            .ready(&self.sweep.series[0], self.runner.signals())?;
-        let (ran, process) = self.with_all(0, &bed)?;
+            .ready(&self.sweep.series[plain], self.runner.signals())?;
+        let (ran, process) = self.with_all(plain, &bed)?;
         if let Some(why) = self.failed(&ran) {
             let why = anyhow::anyhow!("with a cache that holds everything: {why}");
             return Err(why.context("the footprint can't be measured").into());
@@ -122,7 +133,29 @@ impl Lab {
             return Err(anyhow::anyhow!("the program did not tell its footprint").into());
         }
         self.sweep.footprint_bytes = footprint;
+        self.beds.warmed(&self.sweep.series[plain]);
         Ok(())
+    }
+
+    /// Options for a testbed for runs of a series, on which the program has run
+    /// once.
+    fn warm_bed(&mut self, series: usize) -> Result<Vec<String>, Stopped> {
+        let (bed, warm) = self
+            .beds
+            .ready(&self.sweep.series[series], self.runner.signals())?;
+        if warm {
+            return Ok(bed);
+        }
+        progress::say("running it once on a new testbed, so that files are warm");
+        let (ran, _) = self.with_all(series, &bed)?;
+        match self.failed(&ran) {
+            Some(why) => progress::say(&format!("that run failed, so they may not be: {why}")),
+            None => self.beds.warmed(&self.sweep.series[series]),
+        }
+        let (bed, _) = self
+            .beds
+            .ready(&self.sweep.series[series], self.runner.signals())?;
+        Ok(bed)
     }
 
     /// With a cache that holds everything.
@@ -203,20 +236,19 @@ impl Lab {
         let point = &self.sweep.points[point];
         let bytes = point.cache_bytes.unwrap_or(0);
         let number = point.series.unwrap_or(0);
-        let series = &self.sweep.series[number];
-        let shape = series.options();
-        let (bed, cold) = self.beds.ready(series, self.runner.signals())?;
-        if cold {
-            progress::say("running it once on a new testbed, so that files are warm");
-            self.with_all(number, &bed)?;
-        }
+        let shape = self.sweep.series[number].options();
+        let bed = self.warm_bed(number)?;
         let (ran, process) = self.on_testbed(bytes, &[bed, shape].concat())?;
+        let lost = self.beds.tend(&self.sweep.series[number]);
         let wall = process
             .as_ref()
             .and_then(|process| process["wall_ns"].as_u64());
         let mut run = self.recorded(&ran, wall.map(u128::from), process);
         if run.wall_ns.is_none() && run.wrong.is_none() {
             run.wrong = Some("left no statistics".to_owned());
+        }
+        if let (Some(wrong), Some(lost)) = (&mut run.wrong, lost) {
+            *wrong = format!("{wrong} ({lost})");
         }
         Ok(run)
     }

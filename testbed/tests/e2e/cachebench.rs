@@ -5,7 +5,7 @@ use crate::leftovers::Home;
 use crate::process::{Ended, Output, Running, run};
 use crate::programs::program;
 use crate::scratch::directory;
-use crate::sweep::{can_swap, groups, swaps};
+use crate::sweep::{can_swap, groups, swapping, swaps};
 use serde_json::Value;
 use std::process::{Command, Stdio};
 
@@ -175,6 +175,7 @@ fn misses_are_those_of_the_measurement() {
 #[test]
 fn the_testbed_beside_swap() {
     let home = Home::new();
+    let _alone = swapping();
     let before = swaps();
     let mut command = Command::new(testbed());
     home.mark(&mut command).args(["bench", "cache", "--json"]);

@@ -49,7 +49,8 @@ pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
     if standing.is_none() {
         crate::doctor::refuse_unless_able()?;
     }
-    let cache = cache(args)?;
+    let usual = standing.as_ref().map(|it| it.cache.clone());
+    let cache = cache(args, &usual.unwrap_or_default())?;
     if args.threads.len() > MOST_COUNTS {
         bail!("--threads: give {MOST_COUNTS} numbers at most");
     }
@@ -63,7 +64,13 @@ pub(super) fn run(args: &BenchCacheArgs) -> Result<Ending> {
     let place = tempfile::tempdir().context("a directory for the benchmark")?;
     let program = compile(place.path(), "cachewalk", &SOURCES)?;
     let there = match &standing {
-        Some(standing) => standing.inside(&program)?,
+        Some(standing) => {
+            let there = standing.inside(&program)?;
+            if let Err(why) = standing.find_program(&[there.clone().into()])? {
+                bail!("{why}: set TMPDIR to a directory of its storage component");
+            }
+            there
+        }
         None => program.clone(),
     };
     let mut runner = Runner::without_input(args.timeout)?;
@@ -104,16 +111,15 @@ fn create(path: &Path) -> Result<File> {
 
 /// Its size, bytes: refused here as `testbed run` would, but before anything
 /// takes its time.
-fn cache(args: &BenchCacheArgs) -> Result<u64> {
+fn cache(args: &BenchCacheArgs, usual: &CacheConfig) -> Result<u64> {
     let given = &args.cache;
-    let usual = CacheConfig::default();
     let size = match given.cache {
         None => CACHE,
         Some(CacheSize::Bytes(size)) => size,
         Some(CacheSize::Percent(percent)) => {
             let shape = CacheConfig {
                 line: given.line.unwrap_or(usual.line),
-                ways: given.ways,
+                ways: given.ways.or(usual.ways),
                 ..usual.clone()
             };
             shape::share(percent, args.footprint, &shape)
@@ -123,7 +129,7 @@ fn cache(args: &BenchCacheArgs) -> Result<u64> {
         cache: Some(CacheSize::Bytes(size)),
         ..given.clone()
     };
-    let config = shape::config(&all, &usual).map_err(anyhow::Error::msg)?;
+    let config = shape::config(&all, usual).map_err(anyhow::Error::msg)?;
     Ok(config.size)
 }
 
