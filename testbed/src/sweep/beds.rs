@@ -23,7 +23,7 @@ enum Origin {
     Runs,
     /// One that is up, by its name.
     Person(String),
-    /// Ours: one for each network, from when it is first needed to the end.
+    /// Ours: one for each network, from the beginning to the end.
     Us(Vec<Bed>),
 }
 
