@@ -418,14 +418,11 @@ impl Cached {
     /// thread, a lease that is renewed), says nothing new.
     pub fn poll_ahead(&mut self, given: RangeInclusive<u64>) -> Range<u64> {
         let (first, last) = given.into_inner();
-        let (mut sequential, mut known) = (false, false);
-        if let Some((start, end)) = self.given {
-            known = last <= end && first + NEAR >= start;
-            sequential = (start..=end + 1).contains(&first);
-        }
-        if known {
-            return 0..0;
-        }
+        let sequential = match self.given {
+            Some((start, end)) if last <= end && first + NEAR >= start => return 0..0,
+            Some((start, end)) => (start..=end + 1).contains(&first),
+            None => false,
+        };
         self.given = Some((first, last));
         self.depth = match (sequential, first) {
             (true, _) => (self.depth * 2).clamp(1, MOST_AHEAD),

@@ -8,8 +8,9 @@
 //! write goes to the same frames.
 //!
 //! Leases are asked for when a file has been read by message a few times, or much
-//! of it is read at once, for extents that are read; those behind them come with the
-//! answer where the memory component has them. What lies past the end of the file as the lease knows it is read by message.
+//! of it is read at once, for extents that are read; those behind them come with
+//! the answer where the memory component has them. What lies past the end of the
+//! file as the lease knows it is read by message.
 //!
 //! A large read goes from the frames to the program's pages, and absent lines of
 //! these are installed from there ([`Memory::copy_out_raw`]).

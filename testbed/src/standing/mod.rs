@@ -102,13 +102,11 @@ impl Standing {
     }
 
     /// Makes a cluster of this process, all of it on this host, one to run
-    /// programs on: what `--on` takes for it.
-    pub(crate) fn publish(name: &str, cluster: &Cluster) -> Result<PathBuf> {
+    /// programs on: `--on` takes its run directory.
+    pub(crate) fn publish(name: &str, cluster: &Cluster) -> Result<()> {
         let hosts = BTreeMap::new();
         let standing = Standing::of(name.to_owned(), cluster, hosts, CacheConfig::default());
-        let directory = cluster.directory();
-        standing.write(&directory.join(WHERE))?;
-        Ok(directory.to_owned())
+        standing.write(&cluster.directory().join(WHERE))
     }
 
     fn write(&self, path: &Path) -> Result<()> {
@@ -116,8 +114,8 @@ impl Standing {
         std::fs::write(path, text).with_context(|| path.display().to_string())
     }
 
-    /// One that is up: its name, or what [`Standing::publish`] gave, which can't
-    /// be a name.
+    /// One that is up: its name, or the run directory of one that
+    /// [`Standing::publish`] made, which can't be a name.
     pub(crate) fn find(name: &str) -> Result<Standing> {
         if name.contains('/') {
             return Standing::read_from(&Path::new(name).join(WHERE), name);

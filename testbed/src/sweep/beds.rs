@@ -67,8 +67,8 @@ impl Beds {
             }
         };
         let cluster = bed.cluster.insert(cluster);
-        let directory = Standing::publish("sweep", cluster)?;
-        Ok((on(&directory.display().to_string()), bed.warm))
+        let directory = cluster.directory().display().to_string();
+        Ok((on(&directory), bed.warm))
     }
 
     /// The program has run on the testbed of a series.
@@ -118,14 +118,16 @@ impl Bed {
         };
         let directory = places::run_directory("sweep")?;
         let started = Cluster::start(plan, "sweep", directory, None, signals);
-        started.map_err(|why| match why {
+        let cluster = started.map_err(|why| match why {
             StartError::Signal(signal) => Stopped::Signal(signal),
             StartError::Failed(why) => {
                 let network = self.emulate.as_deref().unwrap_or("no emulated network");
                 let what = format!("--fabric {}, {network}", self.fabric.name());
                 Stopped::Failed(why.context(format!("the testbed for {what}, did not come up")))
             }
-        })
+        })?;
+        Standing::publish("sweep", &cluster)?;
+        Ok(cluster)
     }
 
     /// One that has lost a component is of no more use: which, and how.

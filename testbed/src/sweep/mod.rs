@@ -109,9 +109,13 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Ending> {
 fn find(args: &SweepArgs, standing: Option<&Standing>) -> Result<Result<Found, Unrunnable>> {
     let root = Path::new("/");
     let here = Search::new(root, root, &args.program).run();
-    match standing {
-        Some(standing) if here.is_ok() => standing.find_program(&args.program),
-        _ => Ok(here),
+    match (standing, here) {
+        (None, here) => Ok(here),
+        (Some(standing), Ok(_)) => standing.find_program(&args.program),
+        (Some(_), Err(Unrunnable { status, message })) => Ok(Err(Unrunnable {
+            status,
+            message: format!("{message}; it runs natively as well, so this machine must have it"),
+        })),
     }
 }
 

@@ -317,6 +317,22 @@ fn a_testbed_that_is_up_can_be_swept() {
     assert_eq!(cell(row, "emulate"), "latency=50us");
     assert_eq!(cell(row, "line_bytes"), "16384");
     assert_eq!(json["summaries"][1]["right"], 1);
+    let missing = [
+        "sweep",
+        "--on",
+        "lab",
+        "--out",
+        "/dev/null/x",
+        "--",
+        "/no/such",
+    ];
+    let missing = testbed_of(&missing);
+    assert_eq!(missing.ended, Ended::Exit(127), "{missing:?}");
+    let said = missing.stderr_text();
+    assert!(
+        said.contains("/no/such") && said.contains("this machine"),
+        "{said}"
+    );
     let down = testbed_of(&["down", "lab"]);
     assert_eq!(down.ended, Ended::Exit(0), "{down:?}");
     let gone = testbed_of(&["sweep", "--on", "lab", "--out", "/dev/null/x", "--", "true"]);
